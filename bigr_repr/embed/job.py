@@ -19,7 +19,7 @@ from bigr_repr.embed.dataset.plan import Plan, commit_plan, extend_plan, list_in
 from bigr_repr.embed.dataset.schema import Recipe, incomparable_fields
 from bigr_repr.embed.dataset.status import StatusFile
 from bigr_repr.embed.inputs.changed import reopen, reopen_damaged
-from bigr_repr.embed.inputs.dedup import list_digests, list_duplicates, release_doubles
+from bigr_repr.embed.inputs.dedup import Earlier, list_digests, list_duplicates, release_doubles
 from bigr_repr.embed.inputs.update import KnownInputs, changes
 from bigr_repr.embed.options import EmbedOptions
 from bigr_repr.images.find import Source
@@ -147,16 +147,23 @@ class EmbedJob:
 
     def _extend(self, old: Plan, sources: Iterable[Source], options: EmbedOptions) -> Plan:
         """The plan, extended by the sources that it lacks."""
+        if changed := old.changed_objects():
+            raise ValueError(
+                f"{self.out}: {changed}; which of its images differ is not known, so old and new rows would be mixed; "
+                f"write changed images to objects of other names, {_REMEDY}"
+            )
         known = KnownInputs(old)
         listed = list_inputs(self.folder, known.additions(sources, self._listed), old.unit_size, lambda found: None)
-        self._gone = self.ledger.list_gone(known.gone())
-        self._changed = reopen(old, self.ledger, known.found(), drop_gone=options.drop_gone).changed
+        self._gone, found, schema = self.ledger.list_gone(known.gone()), known.found(), self.recipe.schema
+        self._changed = reopen(
+            old, self.ledger, schema, found, drop_gone=options.drop_gone, labels=known.labels
+        ).changed
         if not listed.inputs:
             return old
-        self._find_duplicates(old, options)
+        self._find_duplicates(Earlier(old, self.ledger, found), options)
         return extend_plan(old, listed)
 
-    def _find_duplicates(self, before: Plan | None, options: EmbedOptions) -> None:
+    def _find_duplicates(self, before: Earlier | None, options: EmbedOptions) -> None:
         if self.recipe.dedup:
             list_digests(self.folder, before, options.workers, self._listed, self.recipe.parquet)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr.embed.dataset.ledger import LISTS
 from bigr_repr.embed.dataset.plan import RUN_FOLDER, Plan, open_plan
 from bigr_repr.embed.dataset.schema import Recipe, icc_of
 from bigr_repr.embed.engines.batching import best_batch_size
@@ -159,7 +160,11 @@ def _plan_in(out: Place) -> Plan | None:
 
 @dataclass(frozen=True)
 class Setup:
-    """A model as given and as it computes here. pre: to be sent to other machines; places: of the network."""
+    """A model and how it computes. given: as passed by the caller; extractor, recipe: as it computes on this machine.
+
+    pre: the model to send to other machines, with the Ray engine alone. devices: those that the options name, all of
+    them used; empty for the usual one.
+    """
 
     given: PathLike | Pretrained | ExportedModel
     extractor: FeatureExtractor
@@ -257,13 +262,19 @@ class _Claim:
         return None if options.overwrite else open_plan(self.folder)
 
 
+def _foreign(out: Place) -> Place | None:
+    """A file in a folder without a data set that a data set would replace or seem to hold; None if there is none."""
+    listed = (out / name for name in LISTS)
+    return next(chain(out.glob("part-*.parquet"), (each for each in listed if each.exists())), None)
+
+
 @contextmanager
 def _claimed(out: Place, retry_for: float) -> Iterator[_Claim]:
     """Lock a data set for this process; in a store, by a lease. Store outages are then retried for retry_for."""
     folder = out / RUN_FOLDER
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file; choose a folder for the embeddings")
-    if out.is_dir() and not folder.exists() and (foreign := next(out.glob("part-*.parquet"), None)):
+    if out.is_dir() and not folder.exists() and (foreign := _foreign(out)):
         raise ValueError(f"{foreign} was not written by bigr-repr; choose another output folder")
     if isinstance(folder, ObjectPath):
         with leased(folder / "lease", str(out)) as lease, retrying_for(retry_for):

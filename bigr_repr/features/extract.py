@@ -172,8 +172,8 @@ def _batches(
     images: Pictures, extractor: FeatureExtractor, batch_size: int, workers: int | None
 ) -> Iterator[tuple[int, Features]]:
     """The number of the first image, and the features, of every batch."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    if not hasattr(batch_size, "__index__") or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r} must be a whole number, at least 1")
     side = extractor.config.image_size
     if isinstance(images, Tensor) and images.shape[1:] == (3, side, side):  # used as is, without rounding to bytes
         for first in range(0, len(images), batch_size):

@@ -9,6 +9,7 @@ a time, packed, so that a folder of a million files costs the bytes of its names
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -34,6 +35,7 @@ IMAGE_SUFFIXES = frozenset({
 # fmt: on
 _SUFFIXES = frozenset(suffix.encode() for suffix in IMAGE_SUFFIXES)
 _TABLES = (b".parquet", b".pq", b".parq")  # of folders that hold Parquet files, as Spark writes them
+_VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP}
 _CHUNK = 1 << 16  # bytes of a list read at a time; more than the longest path, so the first chunk shows the separator
 MAGIC = re.compile(rb"[*?\[]")
 
@@ -233,9 +235,19 @@ def walk(
 def _identity(folder: bytes) -> tuple[int, int] | None:
     try:
         status = os.stat(folder)
-    except OSError:
-        return None
+    except PermissionError:
+        raise unlisted(folder) from None
+    except OSError as error:
+        if error.errno in _VANISHED:
+            return None
+        raise
     return status.st_dev, status.st_ino
+
+
+def unlisted(folder: bytes) -> PermissionError:
+    """The error for a folder that may hold pictures but cannot be listed."""
+    name = escape_path(os.fsdecode(folder))
+    return PermissionError(f"{name}: the folder cannot be listed; change its permissions or leave it out")
 
 
 def _members(folder: bytes, follow_links: bool) -> Iterator[bytes]:
@@ -250,9 +262,8 @@ def _names(folder: bytes, follow_links: bool) -> Iterator[bytes]:
             for entry in entries:
                 if not entry.name.startswith(b"."):
                     yield entry.name + b"/" if _is_folder(entry, follow_links) else entry.name
-    except PermissionError:
-        name = escape_path(os.fsdecode(folder))
-        raise PermissionError(f"{name}: the folder cannot be listed; change its permissions or leave it out") from None
+    except PermissionError as error:
+        raise (unlisted(folder) if error.errno else error) from None
     except FileNotFoundError:
         log.warning("folder vanished during listing: %r", folder)
 
@@ -260,6 +271,10 @@ def _names(folder: bytes, follow_links: bool) -> Iterator[bytes]:
 def _is_folder(entry: os.DirEntry[bytes], follow_links: bool) -> bool:
     try:
         return entry.is_dir(follow_symlinks=follow_links)
+    except PermissionError:
+        if entry.name[entry.name.rfind(b".") :].lower() in _SUFFIXES:
+            return False
+        raise unlisted(entry.path) from None  # a link to what may be a folder of pictures
     except OSError:  # a link to itself
         return False
 

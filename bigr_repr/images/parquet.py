@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from bigr_repr.images.find import escape_path, one_line
+from bigr_repr.images.find import escape_path, one_line, unlisted
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.member import Member, member_errors, require_file
 from bigr_repr.system.object_store import ObjectPath, Place, readable
@@ -56,18 +57,26 @@ USUAL_COLUMNS: Final = Columns()
 def parquet_parts(folder: Place) -> list[str]:
     """The Parquet files below a folder, as written by Spark, in the order of their paths.
 
-    Names that begin with a dot or an underscore are skipped.
+    Names that begin with a dot or an underscore are skipped. Raises PermissionError for a folder that cannot be listed.
     """
+    found: list[str] = []
     if isinstance(folder, ObjectPath):
-        found: list[str] = []
         for name, size in folder.members():
             if not name.startswith((".", "_", "/")):
                 below = folder / name
                 found += [str(below)] if size is not None else parquet_parts(below)
     else:
-        names = (file.relative_to(folder).parts for file in folder.rglob("*") if file.is_file())
-        found = [str(folder.joinpath(*name)) for name in names if not any(part[0] in "._" for part in name)]
+        for top, folders, names in os.walk(folder, onerror=_refuse):
+            folders[:] = [name for name in folders if name[0] not in "._"]
+            found += [str(Path(top, name)) for name in names if name[0] not in "._"]
     return sorted(file for file in found if file.lower().endswith(PARQUET))
+
+
+def _refuse(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise unlisted(os.fsencode(error.filename)) from None
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):  # else it has vanished
+        raise error
 
 
 def open_parquet(file: str) -> pq.ParquetFile:

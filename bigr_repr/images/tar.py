@@ -71,8 +71,14 @@ def _pictures_of(
     for info in infos:
         folder, base = os.path.split(info.name)
         if os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES and not base.startswith("."):
-            own = label if label is not None or not folder else escape_path(os.path.basename(folder))
+            own = label if label is not None else _label_of(folder)
             yield Member(info.name, *_place(info), own), None if info.isreg() else _target(info)
+
+
+def _label_of(folder: str) -> str | None:
+    """The name of a member's folder; None at the top, which `tar cf x.tar .` writes as "."."""
+    name = posixpath.basename(posixpath.normpath(folder)) if folder else ""
+    return escape_path(name) if name not in ("", ".") else None
 
 
 def _place(info: tarfile.TarInfo) -> tuple[int, int]:

@@ -40,7 +40,13 @@ def is_url(text: str) -> bool:
 def as_place(name: PathLike) -> Place:
     """A local path (also for file:// URLs) or an ObjectPath."""
     text = os.fspath(name)
-    return ObjectPath(text) if is_url(text) else Path(text.removeprefix("file://"))
+    return ObjectPath(text) if is_url(text) else Path(local_path(text))
+
+
+def local_path(text: str) -> str:
+    """The path in a file:// URL, with or without the host localhost; any other text unchanged."""
+    path = text.removeprefix("file://")
+    return path.removeprefix("localhost") if text.startswith("file://localhost/") else path
 
 
 class _Status(NamedTuple):

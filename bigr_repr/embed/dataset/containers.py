@@ -80,11 +80,11 @@ def containers(place: Place) -> Iterator[Container]:
         yield Container(unescape_path(row["file"]), (row["size"], row["time"]), run)
 
 
-def changed_file(stamps: Mapping[str, Stamp]) -> str | None:
-    """A description of the first file whose stamp has changed; None if none has."""
+def changed_file(stamps: Mapping[str, Stamp], *, unless_gone: bool = False) -> str | None:
+    """A description of the first file whose stamp has changed; None if none has. unless_gone: missing ones have not."""
     now = map_ahead(stamp_of, stamps, workers=_REQUESTS)
     for (file, then), today in zip(stamps.items(), now, strict=True):
-        if today != then:
+        if today != then and not (unless_gone and today is None):
             close = _in_words(then) == _in_words(today)
             said = f"{_in_words(then, exact=close)}, now {_in_words(today, exact=close)}"
             return f"{escape_path(file)} has changed since it was listed ({said})"

@@ -20,7 +20,7 @@ MEND: Final = "repair it by repeating the bigr-repr embed command with --verify"
 _NOTED: Final = (
     "repair it by repeating the bigr-repr embed command, which re-embeds its images; --verify checks all files"
 )
-_PART: Final = re.compile(r"part-(\d+)\.parquet")
+PART: Final = re.compile(r"part-(\d{5,})\.parquet")  # files of rows, with the number of their unit
 _NOTE: Final = "damaged-"
 _ELSEWHERE: Final = (ConnectionError, PermissionError, FileNotFoundError, StoreError)  # the file itself may be intact
 
@@ -44,7 +44,7 @@ def damage_named(file: Place, run: Place | None = None, remedy: str = MEND) -> I
 def note_damage(file: Place, run: Place) -> bool:
     """Note a part as damaged; returns whether that succeeded."""
     with suppress(OSError):
-        if _PART.fullmatch(file.name) and run.is_dir():
+        if PART.fullmatch(file.name) and run.is_dir():
             with replacing(run / f"{_NOTE}{file.name}"):
                 return True
     return False
@@ -52,7 +52,7 @@ def note_damage(file: Place, run: Place) -> bool:
 
 def noted(run: Place) -> set[int]:
     """Numbers of the units whose parts were found damaged by readers."""
-    found = (_PART.fullmatch(place.name.removeprefix(_NOTE)) for place in run.glob(f"{_NOTE}part-*.parquet"))
+    found = (PART.fullmatch(place.name.removeprefix(_NOTE)) for place in run.glob(f"{_NOTE}part-*.parquet"))
     return {int(match[1]) for match in found if match is not None}
 
 

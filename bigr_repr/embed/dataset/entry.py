@@ -8,6 +8,8 @@ from typing import NamedTuple
 from bigr_repr.images.find import Source, escape_path
 from bigr_repr.system.object_store import is_url
 
+_NO_FOLDER = (None, ".")
+
 
 class Entry(NamedTuple):
     """One input. path: as recorded, escaped to be text; file: an absolute path in the system's encoding, or a URL.
@@ -20,6 +22,11 @@ class Entry(NamedTuple):
     start: int | None = None
     size: int | None = None
     label: str | None = None
+
+
+def same_label(one: str | None, other: str | None) -> bool:
+    """Whether two labels of one input are equal; earlier versions wrote "." where a tar member is in no folder."""
+    return one == other or (one in _NO_FOLDER and other in _NO_FOLDER)
 
 
 def as_entry(source: Source) -> Entry:

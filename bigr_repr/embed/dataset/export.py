@@ -24,6 +24,7 @@ from bigr_repr.embed.dataset.own_exports import check_export_target, paths_file
 from bigr_repr.embed.dataset.read import Embeddings, EmbeddingSet
 from bigr_repr.embed.dataset.row_formats import Rows, write_hdf5, write_webdataset, write_zarr
 from bigr_repr.system.files import naming, replacing, sync_folder
+from bigr_repr.system.object_store import ObjectPath, as_place
 
 FORMATS = (".npy", ".csv", ".h5", ".hdf5", ".zarr", ".tar")
 _PACKAGES = {".h5": "h5py", ".hdf5": "h5py", ".zarr": "zarr"}
@@ -50,11 +51,10 @@ def export_embeddings(
 
     An earlier export of the same format is replaced, and nothing else: FileExistsError for any other file or folder.
 
-    Raises FileNotFoundError if the folder holds no data set, ValueError for an unknown suffix, a missing layer, missing
-    codes or a file in the data set's folder, OSError if the file cannot be written.
+    Raises FileNotFoundError if the folder holds no data set, ValueError for a URL, an unknown suffix, a missing layer,
+    missing codes or a file in the data set's folder, OSError if the file cannot be written.
     """
-    target = Path(to)
-    _check_format(target)
+    target = _target(to)
     opened = EmbeddingSet(folder)
     if codes and opened.n_bits is None:
         raise ValueError(f"{opened.folder} holds no codes; embed with codes (bigr-repr embed --codes)")
@@ -93,12 +93,17 @@ def _write_npy(target: Path, names: Path, batches: Rows, shape: tuple[int, ...],
         sync_folder(target.parent)
 
 
-def _check_format(target: Path) -> None:
+def _target(to: PathLike) -> Path:
+    """The file to write, if it may be written in its format here."""
+    target = as_place(to)
+    if isinstance(target, ObjectPath):
+        raise ValueError(f"to={target}: exports are local files; export to a local path, and copy the file there")
     if target.suffix not in FORMATS:
         raise ValueError(f"{target} does not end in one of {', '.join(FORMATS)}; choose another name")
     package = _PACKAGES.get(target.suffix)
     if package is not None and importlib.util.find_spec(package) is None:
         raise ImportError(f"writing {target.suffix} needs {package}; install it with: pip install {package}")
+    return target
 
 
 def _write_container(target: Path, batches: Rows, shape: tuple[int, ...], dtype: np.dtype[Any], about: str) -> None:

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
+from bigr_repr.embed.dataset.damage import PART
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.dataset.schema import PLAN_KEY
 from bigr_repr.embed.dataset.shards import ShardFile, read_shard, shard_file, write_shard
 from bigr_repr.system.files import naming, remove, replacing
 from bigr_repr.system.object_store import ObjectPath, Place
+from bigr_repr.system.records import as_object, parsed, usable
 from bigr_repr.system.sums import sealed, unsealed
 from bigr_repr.system.threads import map_ahead
 
 log = logging.getLogger(__name__)
 
 CHANGED, GONE = "changed", "gone"  # failures of previously embedded inputs: see bigr_repr.embed.inputs.changed
+LISTS: Final = ("failures.jsonl", "duplicates.jsonl", "gone.jsonl")  # next to the rows
 _REQUESTS = 32
 
 
@@ -41,7 +44,9 @@ class Failure(NamedTuple):
 class UnitRecord:
     """The result of a unit. size, sha256: of its shard. stamps: of its inputs' files when they were read.
 
-    released: places of inputs that are duplicates in the plan but have rows or failures of their own.
+    released: places of inputs that are duplicates in the plan but have rows or failures of their own. digests: with
+    dedup, SHA-256 in hexadecimal of inputs embedded anew, by place, which may differ from the plan's. labels: those
+    that have changed since the plan was written, by place.
     """
 
     rows: int
@@ -51,6 +56,8 @@ class UnitRecord:
     stamps: str = ""
     sha256: str = ""  # unknown: written by an earlier version
     plan: str = ""  # likewise; else the unit's list of inputs, as from Plan.id_of
+    digests: Mapping[int, str] = field(default_factory=dict)
+    labels: Mapping[int, str | None] = field(default_factory=dict)
 
     @property
     def gone(self) -> int:
@@ -68,9 +75,7 @@ class Ledger:
     def __init__(self, out: Place, folder: Place, writer: str = "", plan: Plan | None = None) -> None:
         self.out, self._folder, self.writer, self.plan = out, folder, writer, plan
         folder.mkdir(exist_ok=True)
-        self.failures_file = out / "failures.jsonl"
-        self.duplicates_file = out / "duplicates.jsonl"
-        self.gone_file = out / "gone.jsonl"
+        self.failures_file, self.duplicates_file, self.gone_file = (out / name for name in LISTS)
 
     def shard(self, unit: int) -> Place:
         """Where a unit's rows are."""
@@ -100,6 +105,8 @@ class Ledger:
             **({"stamps": record.stamps} if record.stamps else {}),
             **({"sha256": record.sha256} if record.sha256 else {}),
             **({"plan": plan} if plan else {}),
+            **({"digests": _by_text(record.digests)} if record.digests else {}),
+            **({"labels": _by_text(record.labels)} if record.labels else {}),
         }
         with replacing(self._record(unit), self.writer) as file:
             file.write(json.dumps(sealed(content), indent=1).encode())
@@ -111,11 +118,9 @@ class Ledger:
     def sealed(self, unit: int) -> UnitRecord | None:
         """A unit's record; None if the unit is not done."""
         try:
-            content = unsealed(json.loads(self._record(unit).read_text("utf-8")))
-            failures = tuple(Failure(**each) for each in content["failures"])
-            more = (str(content.get(name, "")) for name in ("stamps", "sha256", "plan"))
-            released = tuple(content.get("released", ()))
-            record = UnitRecord(content["rows"], content["size"], failures, released, *more)
+            text = self._record(unit).read_bytes()
+            with usable(str(self._record(unit)), "its images will be re-embedded"):
+                record = _record_of(unsealed(as_object(parsed(text))))
             if record.plan != self._plan_of(unit) and self.plan is not None and record.plan:
                 log.warning("%s belongs to another run; its images will be re-embedded", self._record(unit))
                 return None
@@ -123,8 +128,8 @@ class Ledger:
                 return record
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("%s is damaged (%s); its images will be re-embedded", self._record(unit), error)
+        except ValueError as error:
+            log.warning("%s", error)
             return None
         log.warning("%s is not the recorded file; its images will be re-embedded", self.shard(unit))
         return None
@@ -168,7 +173,8 @@ class Ledger:
         for name in self._folder.glob("*.json"):
             remove(name)
         for name in self.out.glob("part-*.parquet"):
-            remove(name)
+            if PART.fullmatch(name.name):
+                remove(name)
         for name in (self.failures_file, self.duplicates_file, self.gone_file):
             remove(name)
 
@@ -182,6 +188,23 @@ class Ledger:
 
     def _record(self, unit: int) -> Place:
         return self._folder / f"{unit:05d}.json"
+
+
+def _record_of(content: dict[str, Any]) -> UnitRecord:
+    """A unit's record from its JSON. Raises what a wrong form makes Python raise."""
+    digests, labels = (
+        {int(place): value for place, value in content.get(name, {}).items()} for name in ("digests", "labels")
+    )
+    return UnitRecord(
+        int(content["rows"]), int(content["size"]), tuple(Failure(**each) for each in content["failures"]),
+        tuple(content.get("released", ())), str(content.get("stamps", "")), str(content.get("sha256", "")),
+        str(content.get("plan", "")), digests, labels,
+    )  # fmt: skip
+
+
+def _by_text(values: Mapping[int, str | None]) -> dict[str, str | None]:
+    """Values by place, as JSON holds them."""
+    return {str(place): value for place, value in sorted(values.items())}
 
 
 def _line(failure: Failure) -> bytes:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bigr_repr.embed.dataset.damage import damage_named
+from bigr_repr.embed.dataset.damage import PART, damage_named
 from bigr_repr.embed.dataset.schema import PLAN_KEY
 from bigr_repr.system.files import replacing
 from bigr_repr.system.object_store import ObjectPath, Place, readable
@@ -65,7 +65,7 @@ def find_parts(folder: Place) -> list[tuple[Place, int]]:
             found = [(entry.name, entry.stat().st_size) for entry in entries if entry.is_file()]
     else:
         found = []
-    parts = [(name, size) for name, size in found if name.startswith("part-") and name.endswith(".parquet")]
+    parts = [(name, size) for name, size in found if PART.fullmatch(name)]
     parts.sort(key=lambda part: (len(part[0]), part[0]))  # numbers have five or more digits
     return [(folder / name, size) for name, size in parts if size is not None]
 
@@ -76,8 +76,8 @@ def open_parts(run: Place, files: Sequence[tuple[Place, int]]) -> Iterator[DataP
 
     def opened(file: tuple[Place, int]) -> DataPart:
         place, size = file
-        number = place.name.removeprefix("part-").removesuffix(".parquet")
-        entry = listed.get(int(number)) if number.isdecimal() else None
+        named = PART.fullmatch(place.name)
+        entry = listed.get(int(named[1])) if named else None
         if schema is not None and entry is not None and entry.size == size:
             return DataPart(place, entry.rows, schema, entry.plan)
         with damage_named(place, run), pq.ParquetFile(readable(place)) as parquet:

@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 from bigr_repr.embed.dataset.containers import Container, ContainerList, changed_file, containers
 from bigr_repr.embed.dataset.cut import Cut
 from bigr_repr.embed.dataset.damage import damage_named
-from bigr_repr.embed.dataset.entry import Entry, as_entry
+from bigr_repr.embed.dataset.entry import Entry, as_entry, same_label
 from bigr_repr.images.find import Source, escape_path, unescape_path
 from bigr_repr.system.differences import differences
 from bigr_repr.system.files import HashedFile, replacing, sync_folder
-from bigr_repr.system.object_store import Place, readable
+from bigr_repr.system.object_store import Place, is_url, readable
+from bigr_repr.system.records import as_object, parsed, usable
 from bigr_repr.system.sums import sealed, unsealed
 
 _REMEDY = "start again with overwrite"
@@ -133,6 +134,11 @@ class Plan:
         """A description of the first container file that has changed since it was listed; None if none has."""
         return changed_file({each.file: each.stamp for _, each in self.containers()})
 
+    def changed_objects(self) -> str | None:
+        """The same for those in stores and on web servers, of whose inputs no stamps are recorded; they may be gone."""
+        stamps = {each.file: each.stamp for _, each in self.containers() if is_url(each.file)}
+        return changed_file(stamps, unless_gone=True)
+
     def containers(self) -> Iterator[tuple[int, Container]]:
         """Container files, each with the number of its list; none in plans of earlier versions."""
         for number in range(len(self.lists)):
@@ -196,7 +202,7 @@ class Plan:
         ours = (entry for unit in range(self.units) for entry in self.entries(unit))
         for new in map(as_entry, sources):
             old = next(ours, None)
-            if first is None and old != new:
+            if first is None and not _same(old, new):
                 first = f"input {found} {self._change(old, new)}"
             found += 1
             if found % self.unit_size == 0:
@@ -218,19 +224,20 @@ def open_plan(folder: Place) -> Plan | None:
     """The plan in a folder; None if none was completed there. Raises ValueError for an unknown format."""
     file = folder / _PLAN
     try:
-        written = json.loads(file.read_text("utf-8"))
-        if written["format"] in (2, 3):
+        text = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    with usable(str(file), _REMEDY):
+        written = as_object(parsed(text))
+        form = written["format"]
+        if form in (2, 3):
             written = unsealed(written)
             return Plan(
-                folder, tuple(written["lists"]), written["unit_size"], written["provenance"],
+                folder, tuple(written["lists"]), written["unit_size"], dict(written["provenance"]),
                 tuple(map(str, written.get("ids", ()))), tuple(written.get("uneven", ())),
                 tuple((first, last) for first, last in written.get("continued", ())),
             )  # fmt: skip
-    except FileNotFoundError:
-        return None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{file}: damaged ({error}); {_REMEDY}") from error
-    raise ValueError(f"{file}: format {written['format']} belongs to another version; use that version, or overwrite")
+    raise ValueError(f"{file}: format {form} belongs to another version; use that version, or overwrite")
 
 
 class Listed(NamedTuple):
@@ -341,6 +348,10 @@ def _named(kind: str, number: int | None) -> str:
 def _entries(table: pa.Table) -> list[Entry]:
     columns = [column.to_pylist() for column in table.columns]
     return [Entry(path, unescape_path(name), *part) for path, name, *part in zip(*columns, strict=True)]
+
+
+def _same(old: Entry | None, new: Entry) -> bool:
+    return old is not None and old[:4] == new[:4] and same_label(old.label, new.label)
 
 
 def _shown(entry: Entry | None) -> str:

@@ -131,13 +131,18 @@ class EmbeddingSet:
         return (tokens, size // tokens) if self.provenance["pooling"] == NONE else (size,)
 
     def column(self, layer: int | str | None = None) -> str:
-        """The name of a layer's column; None: the only layer's. Raises ValueError for a missing layer."""
+        """The name of a layer's column; None: the only layer's.
+
+        Raises ValueError for a missing layer, or None if there are several.
+        """
         if not self.layers:
             raise ValueError(f"{self.folder} holds no vectors, only codes; read them with EmbeddingSet.code_batches")
         if layer is None and len(self.layers) == 1:
             return "embedding"
         if layer not in self.layers:
             held = ", ".join(map(str, self.layers))
+            if layer is None:
+                raise ValueError(f"{self.folder} holds layers {held}; name one of them as the layer")
             raise ValueError(f"layer={layer} is not in {self.folder}, which holds layers {held}; name one of them")
         return "embedding" if len(self.layers) == 1 else f"embedding_{layer}"
 

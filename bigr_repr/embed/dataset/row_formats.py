@@ -34,7 +34,7 @@ def write_hdf5(target: Path, batches: Rows, shape: tuple[int, ...], dtype: np.dt
     """
     import h5py
 
-    with _whole(target) as beside, h5py.File(beside, "w") as file:
+    with _whole(target) as beside, _sparing(beside) as opened, h5py.File(opened, "w") as file:
         file.attrs["provenance"] = about
         values = file.create_dataset("values", shape, dtype)
         done = 0
@@ -45,6 +45,76 @@ def write_hdf5(target: Path, batches: Rows, shape: tuple[int, ...], dtype: np.dt
                     file.create_dataset(name, shape[:1], h5py.string_dtype())
                 file[name][done : done + len(rows)] = texts
             done += len(rows)
+            opened.check()
+
+
+class _SparingFile(io.RawIOBase):
+    """A file whose first error in writing is kept, and what follows is not written: HDF5 crashes on such errors."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = path.open("w+b", buffering=0)
+        self.error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the first error."""
+        if self.error is not None:
+            raise self.error
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer)
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while len(rest) and self.error is None:
+            with self._kept():
+                rest = rest[self._file.write(rest) :]
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        if self.error is None:
+            with self._kept():
+                self._file.truncate(size)
+        return self._file.tell() if size is None else size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = error
+
+
+@contextmanager
+def _sparing(path: Path) -> Iterator[_SparingFile]:
+    """A new file, whose first error in writing is raised once the block has ended, instead of what followed from it."""
+    file = _SparingFile(path)
+    try:
+        yield file
+    except Exception as error:
+        if file.error in (None, error):
+            raise
+        raise file.error from error
+    finally:
+        file.close()
+    file.check()
 
 
 def write_zarr(target: Path, batches: Rows, shape: tuple[int, ...], dtype: np.dtype[Any], about: str) -> None:

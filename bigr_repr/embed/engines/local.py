@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from bigr_repr.codes import to_bytes
 from bigr_repr.embed.dataset.entry import Entry
-from bigr_repr.embed.dataset.ledger import Failure, Ledger, UnitRecord
+from bigr_repr.embed.dataset.ledger import Failure, Ledger
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.dataset.schema import Recipe
 from bigr_repr.embed.dataset.shards import ShardRows, merge_rows, read_shard, rows_table
@@ -55,6 +55,7 @@ class _Doing(NamedTuple):
     task: UnitTask
     tables: list[pa.Table]
     failures: list[Failure]
+    digests: dict[int, str]
 
 
 class _Launched(NamedTuple):
@@ -96,7 +97,7 @@ class LocalEngine:
             if task.entries:
                 queue.append(task)
             else:
-                self._seal(_Doing(task, [], []))
+                self._seal(_Doing(task, [], [], {}))
             yield task.entries
 
     def run(self, tasks: Iterable[UnitTask]) -> None:
@@ -104,8 +105,9 @@ class LocalEngine:
         queue: list[UnitTask] = []  # tasks whose pictures are being decoded ahead
         recipe = self.recipe
         load = self.decoding.loader(
-            recipe.config.image_size, sha256=recipe.sha256, icc=recipe.icc, thumbnail=recipe.thumbnails
-        )
+            recipe.config.image_size, sha256=recipe.sha256 or bool(recipe.dedup), icc=recipe.icc,
+            thumbnail=recipe.thumbnails,
+        )  # fmt: skip
 
         def decode(picture: EncodedPicture) -> Decoded:
             try:
@@ -123,7 +125,7 @@ class LocalEngine:
         flying: deque[_Launched] = deque()  # in progress on the device while the next batch's pictures are awaited
         try:
             for first in decoded:
-                doing, rest = _Doing(queue.pop(0), [], []), chain([first], decoded)
+                doing, rest = _Doing(queue.pop(0), [], [], {}), chain([first], decoded)
                 for start in range(0, len(doing.task.entries), self.batch_size):
                     flying.append(self._launch(network, doing, slice(start, start + self.batch_size), rest))
                     if len(flying) > network.ahead:
@@ -178,6 +180,8 @@ class LocalEngine:
             if reason is not None
         ]
         doing.failures.extend(failed)
+        if doing.task.again and self.recipe.dedup:
+            doing.digests.update(_digests(places, batch.decoded))
         self.on_batch(len(entries), len(failed))
         if batch.part.stop >= len(doing.task.entries):
             self._seal(doing)
@@ -261,14 +265,24 @@ class LocalEngine:
         if task.kept:
             table = self._merged(task, table, doing.failures)
         size, sha256 = self.ledger.write(task.unit, table)
-        failures = tuple(sorted([*doing.failures, *task.left]))
-        self.ledger.seal(task.unit, UnitRecord(table.num_rows, size, failures, task.released, task.stamps, sha256))
+        failures, digests = tuple(sorted([*doing.failures, *task.record.failures])), task.record.digests
+        done = replace(
+            task.record, rows=table.num_rows, size=size, sha256=sha256, failures=failures,
+            digests={**digests, **doing.digests},
+        )  # fmt: skip
+        self.ledger.seal(task.unit, done)
 
     def _merged(self, task: UnitTask, table: pa.Table, failures: list[Failure]) -> pa.Table:
         """The rows of a sealed unit, merged with those of retried failures."""
         still = {failure.place for failure in failures}
         new = [place for place in task.places if place not in still]
         return merge_rows(read_shard(self.ledger.shard(task.unit)), task.kept, table, new)
+
+
+def _digests(places: Sequence[int], decoded: Sequence[Decoded]) -> dict[int, str]:
+    """SHA-256 of the pictures that could be read, by place."""
+    found = ((place, getattr(picture, "sha256", None)) for place, picture in zip(places, decoded, strict=True))
+    return {place: digest for place, digest in found if digest}
 
 
 def _can_be_had(entry: Entry | None, columns: Columns) -> bool:

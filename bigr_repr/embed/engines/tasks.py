@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from bigr_repr.embed.dataset.entry import Entry
-from bigr_repr.embed.dataset.ledger import GONE, Failure, Ledger
+from bigr_repr.embed.dataset.ledger import GONE, Ledger, UnitRecord
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.inputs.changed import renewed, stamps_of
 from bigr_repr.images.find import escape_path
@@ -15,17 +17,16 @@ from bigr_repr.images.find import escape_path
 class UnitTask(NamedTuple):
     """Work on one unit. entries: what to embed; places: theirs in the unit; kept: places of rows already in its shard.
 
-    released, stamps: as in UnitRecord. again: whether these are retries. left: failures that stay.
+    again: whether these are retries. record: what stays of the unit's record: failures that are not retried, released,
+    stamps, digests and labels.
     """
 
     unit: int
     entries: list[Entry]
     places: list[int]
     kept: list[int]
-    released: tuple[int, ...]
     again: bool
-    stamps: str
-    left: tuple[Failure, ...] = ()
+    record: UnitRecord
 
 
 def make_task(plan: Plan, ledger: Ledger, unit: int) -> UnitTask:
@@ -34,13 +35,18 @@ def make_task(plan: Plan, ledger: Ledger, unit: int) -> UnitTask:
     duplicates, released = plan.duplicates(unit), record.released if record else ()
     places = [place for place in range(len(entries)) if place not in duplicates or place in released]
     if record is None:
-        return UnitTask(unit, [entries[place] for place in places], places, [], released, False, stamps_of(entries))
+        begun = UnitRecord(0, 0, (), stamps=stamps_of(entries))
+        return UnitTask(unit, [entries[place] for place in places], places, [], False, begun)
     failed = {failure.place for failure in record.failures}
     left = tuple(failure for failure in record.failures if failure.error == GONE)
     again = sorted(failed - {failure.place for failure in left})
     kept = [place for place in places if place not in failed]
-    stamps = renewed(record.stamps, entries, again)
-    return UnitTask(unit, [entries[place] for place in again], again, kept, released, True, stamps, left)
+    stays = replace(record, failures=left, stamps=renewed(record.stamps, entries, again))
+    return UnitTask(unit, [_labeled(entries[place], place, record.labels) for place in again], again, kept, True, stays)
+
+
+def _labeled(entry: Entry, place: int, labels: Mapping[int, str | None]) -> Entry:
+    return entry._replace(label=labels[place]) if place in labels else entry
 
 
 def label(entry: Entry) -> str:

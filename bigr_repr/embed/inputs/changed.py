@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bigr_repr.embed.dataset.entry import Entry
+from bigr_repr.embed.dataset.entry import Entry, same_label
 from bigr_repr.embed.dataset.ledger import CHANGED, GONE, Failure, Ledger, UnitRecord
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.dataset.shards import read_shard
@@ -37,6 +37,13 @@ class Reopened(NamedTuple):
 
     changed: int
     dropped: int
+
+
+class _Amendment(NamedTuple):
+    """What to change in a unit's record. kinds: CHANGED or GONE, by place; labels: new ones, by place."""
+
+    kinds: dict[int, str]
+    labels: dict[int, str | None]
 
 
 def stamps_of(entries: Iterable[Entry]) -> str:
@@ -65,53 +72,113 @@ def _stamp(file: str) -> str:
     return blake2b(f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=_LENGTH // 2).hexdigest()
 
 
-def reopen(plan: Plan, ledger: Ledger, found: NDArray[np.bool_], *, drop_gone: bool) -> Reopened:
+def reopen(
+    plan: Plan,
+    ledger: Ledger,
+    schema: pa.Schema,
+    found: NDArray[np.bool_],
+    *,
+    drop_gone: bool,
+    labels: Mapping[int, str | None] | None = None,
+) -> Reopened:
     """Turn inputs that changed or reappeared into failures, with drop_gone also missing ones; drop their rows.
 
-    found: which of the plan's inputs still exist. With dedup, duplicates of such inputs get a row of their own.
+    schema: of shards. found: which of the plan's inputs still exist, in plan order. labels: those that differ from the
+    plan's, by the input's number; None if the data set holds no labels. With dedup, duplicates of inputs that changed
+    or are gone get rows of their own; these are freed first, so that a run that is cut short loses none.
     """
-    touched, starts = set[str](), np.cumsum([0, *map(plan.size, range(plan.units))])
-    changed = dropped = 0
-    for unit, record in enumerate(ledger.records(range(plan.units))):
-        if record is None:
-            continue
-        here, entries = found[starts[unit] : starts[unit + 1]], plan.entries(unit)
-        kinds = _judged(record, entries, here, set(plan.duplicates(unit)) - set(record.released), drop_gone)
-        touched |= {entries[place].path for place in kinds}
-        changed += list(kinds.values()).count(CHANGED)
-        dropped += list(kinds.values()).count(GONE)
-        _fail(plan, ledger, unit, record, kinds)
-    for unit in range(plan.units) if touched and plan.provenance.get("dedup") else ():
-        record, here = ledger.sealed(unit), found[starts[unit] : starts[unit + 1]]
+    dedup = bool(plan.provenance.get("dedup"))
+    touched, amendments = set[str](), dict[int, _Amendment]()
+    for unit, start, record in _records(plan, ledger):
+        here, entries = found[start : start + plan.size(unit)], plan.entries(unit)
+        amendment = _Amendment({}, _relabeled(record, entries, here, labels, start))
         if record is not None:
-            doubles = {place for place, path in plan.duplicates(unit).items() if path in touched and here[place]}
-            freed = sorted(doubles - set(record.released))
-            changed += len(freed)
-            _fail(plan, ledger, unit, record, dict.fromkeys(freed, CHANGED))
-    return Reopened(changed, dropped)
+            doubles = set(plan.duplicates(unit)) - set(record.released)
+            amendment.kinds.update(_judged(record, entries, here, doubles, drop_gone))
+            amendment.kinds.update(dict.fromkeys(amendment.labels.keys() - doubles, CHANGED))
+            touched |= {failure.path for failure in record.failures if failure.error == GONE and dedup}
+        elif dedup:  # it will have no row of what no longer exists
+            touched |= {entries[place].path for place in np.flatnonzero(~here)}
+        touched |= {entries[place].path for place in amendment.kinds}
+        if amendment.kinds or amendment.labels:
+            amendments[unit] = amendment
+    kinds = [kind for amendment in amendments.values() for kind in amendment.kinds.values()]
+    freed = _free(plan, ledger, schema, found, touched, amendments) if dedup and touched else 0
+    for unit, amendment in amendments.items():
+        _fail(plan, ledger, unit, schema, amendment)
+    return Reopened(kinds.count(CHANGED) + freed, kinds.count(GONE))
+
+
+def _records(plan: Plan, ledger: Ledger) -> Iterator[tuple[int, int, UnitRecord | None]]:
+    """Units, each with the number of its first input and its record."""
+    start = 0
+    for unit, record in enumerate(ledger.records(range(plan.units))):
+        yield unit, start, record
+        start += plan.size(unit)
+
+
+def _free(
+    plan: Plan,
+    ledger: Ledger,
+    schema: pa.Schema,
+    found: NDArray[np.bool_],
+    touched: Collection[str],
+    amendments: Mapping[int, _Amendment],
+) -> int:
+    """Turn duplicates of touched inputs into failures of their own; returns how many of them are to be embedded."""
+    count = 0
+    for unit, start, record in _records(plan, ledger):
+        doubles = {place for place, path in plan.duplicates(unit).items() if path in touched}
+        judged = amendments[unit].kinds if unit in amendments else {}
+        freed = sorted(doubles - set(record.released if record else ()) - judged.keys())
+        kinds = {place: CHANGED if found[start + place] else GONE for place in freed}
+        count += list(kinds.values()).count(CHANGED)
+        _fail(plan, ledger, unit, schema, _Amendment(kinds, {}))
+    return count
+
+
+def _relabeled(
+    record: UnitRecord | None,
+    entries: Sequence[Entry],
+    here: NDArray[np.bool_],
+    labels: Mapping[int, str | None] | None,
+    start: int,
+) -> dict[int, str | None]:
+    """Present labels of a unit's inputs, by place, where they are not the recorded ones."""
+    if labels is None:
+        return {}
+    before = record.labels if record else {}
+    each = ((place, entry.label, labels.get(start + place, entry.label)) for place, entry in enumerate(entries))
+    return {
+        place: now for place, planned, now in each if here[place] and not same_label(before.get(place, planned), now)
+    }
 
 
 def _judged(
     record: UnitRecord, entries: Sequence[Entry], here: NDArray[np.bool_], doubles: set[int], drop_gone: bool
 ) -> dict[int, str]:
     """What happened to a unit's inputs, by place: CHANGED or GONE; unchanged ones are left out."""
-    before, now = record.stamps, stamps_of(entries) if record.stamps else ""
     errors = {failure.place: failure.error for failure in record.failures}
+    before, now = record.stamps, stamps_of(entries) if record.stamps or "missing" in errors.values() else ""
     kinds = {}
     for place in range(len(entries)):
-        part = slice(_LENGTH * place, _LENGTH * (place + 1))
-        differs = before[part] != now[part] and _UNKNOWN not in (before[part], now[part])
-        if here[place] and (differs or errors.get(place) == GONE):
+        part, error = slice(_LENGTH * place, _LENGTH * (place + 1)), errors.get(place)
+        differs = before[part] != now[part] and not {_UNKNOWN, ""} & {before[part], now[part]}
+        unknown = before[part] == _UNKNOWN or (not before and error == "missing")
+        appeared = error is not None and unknown and now[part] not in (_UNKNOWN, "")
+        if here[place] and (differs or appeared or error == GONE):
             kinds[place] = CHANGED
-        elif not here[place] and drop_gone and place not in errors and place not in doubles:
+        elif not here[place] and drop_gone and error != GONE and place not in doubles:
             kinds[place] = GONE
     return kinds
 
 
-def _fail(plan: Plan, ledger: Ledger, unit: int, record: UnitRecord, kinds: dict[int, str]) -> None:
-    """Turn inputs into failures, and remove their rows from the unit's shard."""
-    if not kinds:
+def _fail(plan: Plan, ledger: Ledger, unit: int, schema: pa.Schema, amendment: _Amendment) -> None:
+    """Turn inputs into failures, and remove their rows from the unit's shard; note labels."""
+    kinds = amendment.kinds
+    if not kinds and not amendment.labels:
         return
+    record = ledger.sealed(unit) or _begun(plan, ledger, unit, schema)
     doubles = set(plan.duplicates(unit)) - set(record.released)
     failed, entries = {failure.place for failure in record.failures}, plan.entries(unit)
     with_rows = [place for place in range(len(entries)) if place not in failed and place not in doubles]
@@ -122,9 +189,19 @@ def _fail(plan: Plan, ledger: Ledger, unit: int, record: UnitRecord, kinds: dict
         rows, (size, sha256) = table.num_rows, ledger.write(unit, table)
     failures = [failure for failure in record.failures if failure.place not in kinds]
     failures += [Failure(place, entries[place].path, kind, _MESSAGES[kind]) for place, kind in kinds.items()]
-    released = (*record.released, *sorted(doubles & kinds.keys()))
-    everything = tuple(sorted(failures))
-    ledger.seal(unit, replace(record, rows=rows, size=size, sha256=sha256, failures=everything, released=released))
+    released, everything = (*record.released, *sorted(doubles & kinds.keys())), tuple(sorted(failures))
+    labels = {**record.labels, **amendment.labels}
+    done = replace(record, rows=rows, size=size, sha256=sha256, failures=everything, released=released, labels=labels)
+    ledger.seal(unit, done)
+
+
+def _begun(plan: Plan, ledger: Ledger, unit: int, schema: pa.Schema) -> UnitRecord:
+    """A record for a unit that is not done: it has no rows, and every run tries its inputs."""
+    entries, doubles = plan.entries(unit), plan.duplicates(unit)
+    size, sha256 = ledger.write(unit, schema.empty_table())
+    open_ones = (place for place in range(len(entries)) if place not in doubles)
+    failures = tuple(Failure(place, entries[place].path, CHANGED, "not embedded yet") for place in open_ones)
+    return UnitRecord(0, size, failures, stamps=stamps_of(entries), sha256=sha256)
 
 
 def reopen_damaged(plan: Plan, ledger: Ledger, schema: pa.Schema, *, only: Collection[int] | None = None) -> int:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,23 +38,35 @@ _UNREAD = bytes(32)
 _REPORT = 1024  # inputs between progress reports
 
 
+class Earlier(NamedTuple):
+    """The plan that inputs are added to, with its records, from which reopen() has removed what is no longer true.
+
+    found: which of its inputs still exist, in plan order.
+    """
+
+    plan: Plan
+    ledger: Ledger
+    found: NDArray[np.bool_]
+
+
 def list_digests(
-    folder: Place, before: Plan | None, workers: int | None, on_listed: Callable[[int], None], columns: Columns
+    folder: Place, before: Earlier | None, workers: int | None, on_listed: Callable[[int], None], columns: Columns
 ) -> None:
     """Write the digests of the inputs that list_inputs wrote, and which earlier input each one duplicates.
 
-    before: the plan that they will be added to, whose inputs come first. Unreadable inputs are not duplicates.
-    columns: of Parquet files.
+    before: what they will be added to, whose inputs come first. Unreadable inputs are not duplicates, nor are those
+    equal to an earlier input that neither has a row nor will get one. columns: of Parquet files.
     """
-    earlier, new = before.inputs if before else 0, listed_count(folder)
+    plan = before.plan if before else None
+    earlier, new = plan.inputs if plan else 0, listed_count(folder)
     digests = SpilledArray(earlier + new, np.dtype([("sha256", "S32")]))
     own = digests.values["sha256"]
     if before is not None:
-        _fill(own, chain.from_iterable(map(before.digests, range(before.units))), digests.release)
+        _fill(own, _digests_of(before, columns), digests.release)
     found = map_ahead(_digest, pictures_of_units(listed(folder), columns), workers=workers)
     _fill(own[earlier:], found, digests.release, on_listed)
     first = _first_of_each(digests)
-    paths = _Paths(first, before, folder)
+    paths = _Paths(first, plan, folder)
 
     def units() -> Iterator[tuple[list[bytes], list[str | None]]]:
         start = earlier
@@ -68,6 +81,28 @@ def list_digests(
 
     with closing(paths):
         write_digests(folder, units())
+
+
+def _digests_of(before: Earlier, columns: Columns) -> Iterator[bytes]:
+    """Digests of a plan's inputs as they were embedded or will be; of 32 zero bytes for those without a row."""
+    start = 0
+    for unit in range(before.plan.units):
+        record, digests = before.ledger.sealed(unit), before.plan.digests(unit)
+        for place in set(before.plan.duplicates(unit)) - set(record.released if record else ()):
+            digests[place] = _UNREAD
+        for place, digest in record.digests.items() if record else ():
+            digests[place] = bytes.fromhex(digest)
+        failed = {failure.place for failure in record.failures} if record else set()
+        here = before.found[start : start + len(digests)]
+        for place in failed if record else np.flatnonzero(~here).tolist():
+            digests[place] = _UNREAD
+        again = sorted(place for place in failed if here[place])
+        if again:
+            entries = before.plan.entries(unit)
+            for place, picture in zip(again, pictures((entries[place] for place in again), columns), strict=True):
+                digests[place] = _digest(picture)
+        start += len(digests)
+        yield from digests
 
 
 def _fill(

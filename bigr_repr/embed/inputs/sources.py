@@ -18,7 +18,7 @@ from bigr_repr.images.containers import is_container, is_table, members
 from bigr_repr.images.find import MAGIC, Source, escape_path, find_images, nothing_at, require, split_pattern, walk
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.parquet import PARQUET, USUAL_COLUMNS, Columns, parquet_parts
-from bigr_repr.system.object_store import ObjectPath, as_place, is_url
+from bigr_repr.system.object_store import ObjectPath, as_place, is_url, local_path
 from bigr_repr.system.threads import map_ahead
 
 _OPENED: Final = 64  # containers opened at a time
@@ -61,7 +61,7 @@ def find_sources(
 
 
 def _local(given: PathLike) -> str:
-    return os.fspath(given).removeprefix("file://")
+    return local_path(os.fspath(given))
 
 
 def _unfolded(inputs: Iterator[str]) -> Iterator[str]:

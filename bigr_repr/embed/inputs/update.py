@@ -1,7 +1,7 @@
 """Finds which inputs a plan already has, and which of its inputs no longer exist. Independent of what they are.
 
-Inputs are identified by 16-byte digests in sorted arrays, 57 bytes per input of the plan, which move to temporary
-files when they are large: see bigr_repr.system.spilled.
+Inputs are identified by 16-byte digests in sorted arrays, 57 bytes per input of the plan, 65 with labels, which move
+to temporary files when they are large: see bigr_repr.system.spilled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from bigr_repr.embed.dataset.entry import Entry, as_entry
+from bigr_repr.embed.dataset.entry import Entry, as_entry, same_label
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.images.find import Source, escape_path
 from bigr_repr.system.differences import differences
@@ -21,16 +21,22 @@ from bigr_repr.system.spilled import SpilledArray, columns_of, sorted_by
 
 _BLOCK, _STEPS = 8192, 32  # inputs looked up at a time, and the number of steps
 _KIND = "S16"  # NumPy ignores trailing zeros in such strings; at a fixed length this makes no two equal
-_RECORD = np.dtype([("path", _KIND), ("place", _KIND), ("number", np.int64)])
+_RECORD = [("path", _KIND), ("place", _KIND), ("number", np.int64)]
+_LABEL = [("label", "S8")]
 _Digests = NDArray[np.bytes_]
 
 
 class KnownInputs:
-    """The inputs of a plan, for looking up others."""
+    """The inputs of a plan, for looking up others.
+
+    labels: present labels that differ from the plan's, by the input's number, once additions() is exhausted; None if
+    the data set holds no labels.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        records = SpilledArray(plan.inputs, _RECORD)
+        self.labels: dict[int, str | None] | None = {} if plan.provenance.get("labels") else None
+        records = SpilledArray(plan.inputs, np.dtype(_RECORD + _LABEL * (self.labels is not None)))
         places = SpilledArray(plan.inputs, np.dtype([("place", _KIND)]))
         start = 0
         for unit in range(plan.units):
@@ -38,6 +44,8 @@ class KnownInputs:
             part = slice(start, start + len(entries))
             records.values["path"][part], records.values["place"][part] = _digests(entries)
             records.values["number"][part] = np.arange(part.start, part.stop)
+            if self.labels is not None:
+                records.values["label"][part] = _label_digests(entries)
             places.values["place"][part] = records.values["place"][part]
             start += len(entries)
             records.release()
@@ -112,6 +120,8 @@ class KnownInputs:
                     same = held["place"][start:end] == places[ask]
                     self._seen.values[held["number"][start:end][same]] = True
                     known[ask] = b"all" if same.any() else b"path"
+                    if self.labels is not None:
+                        self._note_label(entries[ask], np.arange(start, end)[same])
             for column in self._by_path.values():
                 column.release()
         left = np.flatnonzero(known == b"")
@@ -124,6 +134,13 @@ class KnownInputs:
         self._sorted_places.release()
         self._seen.release()
         return [word.decode() for word in known.tolist()]
+
+    def _note_label(self, entry: Entry, places: NDArray[np.int64]) -> None:
+        """Note the label of an input if it is not the plan's. places: of the input in the sorted arrays."""
+        before, numbers = (self._by_path[name].values[places].tolist() for name in ("label", "number"))
+        now = _label_digests([entry])[0]
+        assert self.labels is not None
+        self.labels.update((number, entry.label) for number, label in zip(numbers, before, strict=True) if label != now)
 
 
 def changes(plan: Plan, sources: Iterable[Source], on_listed: Callable[[int], None]) -> str | None:
@@ -144,3 +161,9 @@ def _digests(entries: list[Entry]) -> tuple[_Digests, _Digests]:
         np.array([blake2b(text, digest_size=16).digest() for text in texts], _KIND) for texts in (paths, places)
     )
     return digest_paths, digest_places
+
+
+def _label_digests(entries: list[Entry]) -> _Digests:
+    """Digests of labels, 8 bytes each, equal for those that same_label takes as equal."""
+    texts = ["" if same_label(entry.label, None) else f"={entry.label}" for entry in entries]
+    return np.array([blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest() for text in texts], "S8")

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,14 +94,27 @@ def _names(last: Any, before: Callable[[Any], list[Any]], name: Callable[[Any], 
 
 def _quantized(network: Any, manifest: Manifest, calibration: Calibration, tokenizer: list[str]) -> Any:
     """The network with 8-bit weights and activations, by NNCF. tokenizer: names of its nodes."""
-    import nncf
+    import nncf  # sets the level of its logger
 
     batches = [calibration[start : start + _BATCH] for start in range(0, len(calibration), _BATCH)]
     scope = nncf.IgnoredScope(names=tokenizer, validate=False) if manifest.tokenizer != "int8" else None
-    return nncf.quantize(
-        network, nncf.Dataset(batches, lambda batch: {"images": batch}), subset_size=len(batches),
-        model_type=nncf.ModelType.TRANSFORMER, ignored_scope=scope,
-    )  # fmt: skip
+    with _warnings_only("nncf"):
+        return nncf.quantize(
+            network, nncf.Dataset(batches, lambda batch: {"images": batch}), subset_size=len(batches),
+            model_type=nncf.ModelType.TRANSFORMER, ignored_scope=scope,
+        )  # fmt: skip
+
+
+@contextmanager
+def _warnings_only(name: str) -> Iterator[None]:
+    """Make a logger leave out what is less than a warning."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 Writer = Callable[[Any, Manifest, Path, Calibration | None], None]

@@ -1,7 +1,6 @@
 """`bigr-repr embed export`: writes an embedding data set for other programs."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ def command(
     embeddings: Annotated[
         str, typer.Argument(metavar="EMBEDDINGS", help="Folder or URL that bigr-repr embed wrote into.")
     ],
-    to: Annotated[Path, typer.Option(help="File to write: NAME.npy, .csv, .h5 (HDF5), .zarr or .tar (WebDataset).")],
+    to: Annotated[str, typer.Option(help="File to write: NAME.npy, .csv, .h5 (HDF5), .zarr or .tar (WebDataset).")],
     layer: StoredLayer = None,
     codes: Annotated[bool, typer.Option("--codes", help="Write the packed codes instead of vectors.")] = False,
     as_json: Json = False,
