@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from bigr_repr_cli import progress
 from rich.console import Console
@@ -58,6 +60,8 @@ def test_a_thread_sees_to_the_lines(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.01)
     with progress.counting_progress("indexing") as count:
         count(0, 3)
-        said = ""
-        while "indexing: 0 of 3" not in said:  # the suite's limit ends it if it never comes
+        said, until = "", time.monotonic() + 60
+        while "indexing: 0 of 3" not in said and time.monotonic() < until:
+            time.sleep(0.01)
             said += capsys.readouterr().err
+    assert "indexing: 0 of 3" in said

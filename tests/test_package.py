@@ -254,6 +254,12 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 160
 
 
+def test_the_readme_names_every_extra() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    listed = (ROOT / "README.md").read_text().partition("Extras, as in")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)` \(", listed)) == extras.keys() - {"dev", "docs"}
+
+
 def test_light_requirements_are_those_of_the_package() -> None:
     """requirements-cpu.txt is what pyproject.toml states, with FAISS for the CPU."""
     stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]

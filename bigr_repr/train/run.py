@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,9 +112,9 @@ def _config_for(
     source: ImageSet | CodeSet,
     tokenizer: BinaryAutoencoder,
     preset: str,
+    network: Mapping[str, Any],
     *,
     by_text: bool,
-    **network: str,
 ) -> ModelConfig:
     """A preset's architecture for the classes or captions of the data and the codes of the tokenizer.
 
@@ -129,7 +129,7 @@ def _config_for(
         of_text = {"text_encoder": header.encoder, "text_encoder_sha256": header.encoder_sha256}
     classes = len(names) or (1 if source.labels is None else max(1, int(source.labels.max()) + 1))
     base = architecture(preset, code_bits=tokenizer.config.code_bits, classes=classes)
-    generator = dataclasses.replace(base.generator, grid=tokenizer.config.grid, **network)  # type: ignore[arg-type]
+    generator = dataclasses.replace(base.generator, grid=tokenizer.config.grid, **network)
     if store is not None:
         generator = dataclasses.replace(
             generator, condition="text", classes=1, caption_dim=header.width, caption_tokens=header.longest
@@ -172,10 +172,8 @@ def run_generator_training(
     recipe = for_data(recipe, source)
     options = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe)}
     training = {"data": [Path(item).name for item in data], "images": len(source), "settings": options}
-    config = _config_for(
-        source, encoder, preset, by_text=bool(recipe.conditional), objective=objective, attention=attention,
-        output_head=output_head,
-    )  # fmt: skip
+    network = {"objective": objective, "attention": attention, "output_head": output_head}
+    config = _config_for(source, encoder, preset, network, by_text=bool(recipe.conditional))
     config = dataclasses.replace(config, name=name or config.name, training=training)
     start = None if initial is None else load(initial)
     model = train_generator(

@@ -1,4 +1,4 @@
-"""Which parts of a package import which: a drawing, and what there is to count.
+"""Draws which parts of a package import which.
 
     python docs/hooks/imports.py bigr_repr --svg imports.svg
 
@@ -42,13 +42,6 @@ def parts(package: Path) -> Arrows:
             here = module.split(".")[1]
             found[here] = found.get(here, set()) | theirs - {here}
     return found
-
-
-def circles(arrows: Arrows) -> list[set[str]]:
-    """Groups of modules that import each other, directly or through others."""
-    reach = {name: _reachable(name, arrows) for name in arrows}
-    groups = {frozenset({name} | {other for other in reach[name] if name in reach[other]}) for name in arrows}
-    return [set(group) for group in groups if len(group) > 1]
 
 
 def _reachable(start: str, arrows: Arrows) -> set[str]:
@@ -125,30 +118,13 @@ def drawing(arrows: Arrows) -> str:
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
-def counts(package: Path) -> dict[str, str]:
-    """What there is to count, by name."""
-    every, found = modules(package), parts(package)
-    root = [file.stem for file in package.glob("*.py")]
-    return {
-        "files": str(len(every)),
-        "root": f"{len(root)}, {sum(name.startswith('_') and name != '__init__' for name in root)}",
-        "parts": str(len(found)),
-        "arrows": str(sum(map(len, found.values()))),
-        "circles": str(len(circles(every))),
-    }
-
-
 def main() -> None:
-    """Print the counts, and with --diagram the diagram."""
+    """Write the drawing."""
     parser = argparse.ArgumentParser(description="Which parts of a package import which.")
     parser.add_argument("package", type=Path)
-    parser.add_argument("--svg", type=Path, help="also draw them into this file")
+    parser.add_argument("--svg", type=Path, required=True, help="the file to draw them into")
     given = parser.parse_args()
-    package = given.package.resolve()
-    for name, value in counts(package).items():
-        print(f"{name}: {value}")
-    if given.svg:
-        given.svg.write_text(drawing(parts(package)))
+    given.svg.write_text(drawing(parts(given.package.resolve())))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from imports import counts, drawing, parts
+from imports import drawing, parts
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[2]
@@ -173,8 +173,5 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return markdown
     markdown = _with_site_links(markdown, uri)
     if uri == "design.md":
-        package = ROOT / "bigr_repr"
-        filled = {"import diagram": drawing(parts(package)), **counts(package)}
-        for name, text in filled.items():
-            markdown = markdown.replace(f"<!-- {name} -->", text)
+        markdown = markdown.replace("<!-- import diagram -->", drawing(parts(ROOT / "bigr_repr")))
     return markdown
