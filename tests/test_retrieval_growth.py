@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from bigr_repr.retrieval import (
     merge_indexes,
     update_index,
 )
+from bigr_repr.retrieval.codes.dataset import DataCodes
+from bigr_repr.retrieval.codes.rows import IndexRows
 from bigr_repr.retrieval.index.folder_writer import FolderWriter
 from bigr_repr.retrieval.update import remove_images
 
@@ -329,3 +332,43 @@ def test_a_merged_index_keeps_its_data_sets(tmp_path: Path) -> None:
     assert index.source is not None
     assert index.source.drift(0) is None
     assert index.source.drift(1) is None
+
+
+# ---- data sets that change meanwhile
+
+
+def test_what_changes_while_it_is_read_is_read_by_the_next_update(data: Path, tmp_path: Path) -> None:
+    def changed(done: int, total: int) -> None:
+        if done == 200:
+            write_part(data, 0, 200, name="b")
+
+    built = build_index(data, tmp_path / "index", binarizer="bits", on_progress=changed)
+    assert built.ids[0].as_py() == "a/00/00000.jpg"
+    done = update_index(tmp_path / "index")
+    assert (done.kept, done.read, done.dropped) == (1800, 200, 200)
+    assert "b/00/00000.jpg" in HammingIndex.load(tmp_path / "index").ids.to_pylist()
+
+
+@pytest.mark.parametrize("work", ["build", "update", "rewrite"])
+def test_other_rows_than_were_announced_are_no_index(
+    work: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is replaced between its listing and its reading would move the places of all rows after it."""
+    out, batches = tmp_path / "index", DataCodes.batches
+    if work != "build":
+        build_index(data, out, binarizer="bits")
+        for number in range(1 if work == "update" else 10):
+            write_part(data, number, 200, name="b")
+
+    def late(codes: DataCodes, vectors: str | None = None) -> Iterator[IndexRows]:
+        write_part(data, 0, 210, name="c")
+        yield from batches(codes, vectors)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DataCodes, "batches", late)
+        with pytest.raises(ValueError, match="data changed while it was read: 2010 rows instead of 2000; repeat the"):
+            build_index(data, out, binarizer="bits") if work == "build" else update_index(out)
+    if work != "build":
+        assert len(HammingIndex.load(out)) == 2000
+        assert update_index(out).read > 0
+    assert len(build_index(data, out, binarizer="bits")) == 2010

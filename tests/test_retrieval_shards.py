@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from test_retrieval_growth import BITS, same_answers, write_part
 from bigr_repr.retrieval import (
     Filter,
     HammingIndex,
+    IndexSettings,
     Region,
     build_index,
     build_shards,
@@ -25,7 +27,7 @@ from bigr_repr.retrieval import (
     update,
     update_index,
 )
-from bigr_repr.retrieval.index import shards as shards_module
+from bigr_repr.retrieval.index import shard_workers
 from bigr_repr.retrieval.index.grouping import group_hits
 from bigr_repr.retrieval.index.shard_list import shard_folders, unfinished_removal
 from bigr_repr.retrieval.index.shards import Shards
@@ -325,7 +327,32 @@ def test_a_shard_of_another_machine_may_come_to_sight_late(tmp_path: Path, monke
 def test_cores_are_shared_among_the_processes_that_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which are no more than the shards."""
     begun = []
-    monkeypatch.setattr(shards_module, "ProcessPoolExecutor", lambda *_, initargs, **__: begun.append(initargs))
+
+    class Pool:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def submit(self, _: object, *arguments: object) -> Future[None]:
+            begun.append(arguments)
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
+
+    monkeypatch.setattr(shard_workers, "ProcessPoolExecutor", Pool)
     index = HammingIndex.build(np.zeros((2, 8), np.uint8))
     Shards([index, index], [Path("0"), Path("1")], 8, HammingIndex.load)
     assert [each[:3] for each in begun] == [(["0"], 0, 2), (["1"], 1, 2)]
+
+
+def test_shards_of_other_settings_are_built_again(data: Path, tmp_path: Path) -> None:
+    def built(**settings: int | float) -> list[int]:
+        index = build_shards(data, tmp_path / "s", 2, binarizer="bits", kind=IndexSettings(kind="hnsw", **settings))  # type: ignore[arg-type]
+        assert {name: getattr(index.settings, name) for name in settings} == settings
+        return sorted(path.stat().st_ino for path in (tmp_path / "s").glob("*/index.json"))
+
+    first = built(links=4, target_recall=0.5)
+    assert built(links=4, target_recall=0.5) == first  # the effort was the build's choice
+    second = built(links=8, target_recall=0.5)
+    assert not set(second) & set(first)
+    third = built(links=8, target_recall=0.5, effort=48)
+    assert not set(third) & set(second)
+    assert not set(built(links=8, effort=48, target_recall=0.5, seed=1)) & set(third)

@@ -58,6 +58,8 @@ def write_index(
     """build_index() for opened data sets."""
     if vectors not in (None, "float16", "float32"):
         raise ValueError(f"vectors={vectors!r} is unknown; choose float16, float32 or None")
+    # Before anything is read, so that what changes while it is read counts as changed since.
+    known = DataSource.joined([DataSource.of(each, each.rows_of_files) for each in source.sets])
     with writing(Path(out)) as writer:
         rows = RowWriter(writer)
         for batch in source.batches(vectors):
@@ -65,7 +67,6 @@ def write_index(
             report(rows.count, source.data.rows)
         built = HammingIndex.of_rows(
             rows.mapped(), source.n_bits, settings,
-            binarizer=source.binarizer, layout=source.layout, provenance=source.provenance,
-            source=DataSource.joined([DataSource.of(each, each.rows_of_files) for each in source.sets]),
+            binarizer=source.binarizer, layout=source.layout, provenance=source.provenance, source=known,
         )  # fmt: skip
         rows.commit(built.parts)

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,8 +24,10 @@ from bigr_repr.retrieval.index.folder import MANIFEST
 from bigr_repr.retrieval.index.folder_writer import check_place, remove_files
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.settings import IndexSettings
-from bigr_repr.retrieval.index.shard_list import is_sharded, remove_unlisted, shard_folders, write_list
+from bigr_repr.retrieval.index.shard_list import busy, is_sharded, remove_unlisted, shard_folders, write_list
 from bigr_repr.system.cluster import connected, last_line, require_cluster
+from bigr_repr.system.files import locked
+from bigr_repr.system.processes import end_with_parent
 
 __all__ = ["build_shards"]
 
@@ -60,7 +63,7 @@ def build_shards(
     shards of a lost one. An index in out stays as it is until all new shards are built. on_progress(shards done, all).
 
     Raises as build_index does, as embed_images for a missing cluster, and RuntimeError if files written by its machines
-    do not appear here within a minute.
+    do not appear here within a minute, or while another process is writing out.
     """
     _check(shards, processes, engine, ray_address)
     settings = IndexSettings(kind=kind) if isinstance(kind, str) else kind
@@ -68,11 +71,10 @@ def build_shards(
     folder = Path(out).absolute()
     check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    jobs, waiting = _placed(folder, _jobs(codes, folder, shards, (settings, vectors, tuple(keep))))
-    built = _built_on_ray(waiting, ray_address) if engine == "ray" else _built_here(waiting, processes)
-    for done, _ in enumerate(chain([None], built), len(jobs) - len(waiting)):
-        on_progress(done, len(jobs))
-    _commit(folder, [job[1].name for job in jobs])
+    with locked(folder, busy(folder)):
+        jobs, waiting = _placed(folder, _jobs(codes, folder, shards, (settings, vectors, tuple(keep))))
+        built = _built_on_ray(waiting, ray_address) if engine == "ray" else _built_here(waiting, processes)
+        _commit(folder, jobs, chain([None], built), on_progress, len(jobs) - len(waiting))
     return HammingIndex.load(folder)
 
 
@@ -94,8 +96,13 @@ def _placed(folder: Path, jobs: list[_Job]) -> tuple[list[_Job], list[_Job]]:
     return placed, waiting
 
 
-def _commit(folder: Path, names: list[str]) -> None:
-    """Make these the folder's shards, and remove other shards and any unsharded index."""
+def _commit(
+    folder: Path, jobs: list[_Job], built: Iterable[None], on_progress: Callable[[int, int], None], done: int
+) -> None:
+    """Once all are built, make these the folder's shards, and remove other shards and any unsharded index."""
+    for number, _ in enumerate(built, done):
+        on_progress(number, len(jobs))
+    names = [job[1].name for job in jobs]
     write_list(folder, names)
     remove_unlisted(folder, names)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -123,7 +130,7 @@ def _check(shards: int, processes: int, engine: str, ray_address: str | None) ->
 
 def _built_here(jobs: list[_Job], processes: int) -> Iterator[None]:
     """Build shards in processes; yields once per finished shard."""
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=end_with_parent) as pool:
         for future in as_completed([pool.submit(_build, *job) for job in jobs]):
             yield future.result()
 
@@ -197,10 +204,19 @@ def _is_built(
         held.source == DataSource.of(codes.data, codes.data.rows_of_files)
         and held.provenance == codes.provenance
         and (held.binarizer and held.binarizer.to_safetensors()) == fitted
-        and held.settings.kind == settings.kind
+        and _as_asked(held.settings, settings, held.n_bits)
         and (None if held.rows.vectors is None else held.rows.vectors.dtype.name) == stored
         and list(held.rows.column_names) == codes.kept.names
     )
+
+
+def _as_asked(held: IndexSettings, asked: IndexSettings, n_bits: int) -> bool:
+    """Whether a shard's settings are those asked for; what the build chooses may be anything."""
+    if held.exact or asked.exact:
+        return held.exact and asked.exact
+    asked = replace(asked, tables=min(asked.tables, n_bits))  # as the build does
+    wanted = {name: value for name, value in asked.to_dict().items() if value is not None}
+    return wanted.items() <= held.to_dict().items()
 
 
 def _build_alone(job: _Job) -> None:

@@ -24,7 +24,13 @@ from bigr_repr.retrieval.index.folder import FolderReader
 from bigr_repr.retrieval.index.folder_writer import FolderWriter, writing
 from bigr_repr.retrieval.index.growth import FolderState, grow
 from bigr_repr.retrieval.index.hamming import HammingIndex
-from bigr_repr.retrieval.index.shard_list import is_sharded, shard_folders, unfinished_removal, write_list
+from bigr_repr.retrieval.index.shard_list import (
+    changing_shards,
+    is_sharded,
+    shard_folders,
+    unfinished_removal,
+    write_list,
+)
 from bigr_repr.retrieval.index.storage import RowWriter
 from bigr_repr.system.object_store import as_place
 
@@ -77,7 +83,8 @@ def update_index(index: PathLike, dataset: PathLike | None = None, *, add: Seque
     """
     folder = Path(index)
     if is_sharded(folder):
-        return _update_shards(folder, dataset, add)
+        with changing_shards(folder):
+            return _update_shards(folder, dataset, add)
     return _update(folder, dataset, add, lambda folder, name: True)
 
 
@@ -109,7 +116,8 @@ def remove_images(index: PathLike, ids: Sequence[str] | Sequence[int]) -> tuple[
     """
     folder = Path(index)
     if is_sharded(folder):
-        return _remove_from_shards(folder, ids)
+        with changing_shards(folder):
+            return _remove_from_shards(folder, ids)
     FolderReader(folder)
     with writing(folder) as writer:
         reader, opened = FolderReader(folder), HammingIndex.load(folder)

@@ -23,6 +23,7 @@ from bigr_repr.serve.searching import ServedIndex
 
 log = logging.getLogger(__name__)
 _PATIENCE: Final = 2.0  # seconds
+_TRIES: Final = 10  # attempts to open a folder that changes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,13 +63,15 @@ class FolderOpener:
 
     def open(self) -> IndexState:
         """See Opener."""
-        for _ in range(10):
+        for left in reversed(range(_TRIES)):
             before = self._state()
             index = HammingIndex.load(self.folder, processes=self.processes)
             index.rows.check()  # damage is found here, not during a request
-            if self._state() == before:
+            state = IndexState(version=hashlib.sha256(before).hexdigest()[:12], index=index)
+            if self._state() == before or not left:
                 break
-        return IndexState(version=hashlib.sha256(before).hexdigest()[:12], index=index)
+            _end_processes(state)
+        return state
 
     def _state(self) -> bytes:
         return b"".join(manifest.read_bytes() for manifest in manifests(self.folder) if manifest.is_file())

@@ -1,4 +1,4 @@
-"""Child processes, each at the other end of a connection. Knows nothing of what they do.
+"""Child processes, each at the other end of a connection, and their end. Knows nothing of what they do.
 
 They are started as programs, not by multiprocessing: the caller's script is not run again in them, so that it
 needs no `if __name__ == "__main__"`, and no thread or lock of the caller is copied into them.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
@@ -84,3 +86,19 @@ def run(function: object) -> None:
             function(connection)
         except (EOFError, ConnectionError):  # the parent is gone
             sys.exit(1)
+
+
+def end_with_parent() -> None:
+    """End this process, one that multiprocessing has started, as soon as its parent is gone, whatever it is doing.
+
+    An initializer for pools: by themselves, their processes outlive a parent that is killed.
+    """
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)  # exit would wait for the work
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()

@@ -24,7 +24,7 @@ from bigr_repr.retrieval.index.folder import (
     FolderReader,
     manifest_digest,
 )
-from bigr_repr.retrieval.index.shard_list import SHARD_LIST, SHARD_NAME, is_index, unlist
+from bigr_repr.retrieval.index.shard_list import SHARD_LIST, SHARD_NAME, busy, is_index, unlist
 from bigr_repr.system import files
 
 _PIECED: Final = ("ids", "offsets")  # searches read only parts of these
@@ -154,7 +154,7 @@ def writing(folder: Path) -> Iterator[FolderWriter]:
     check_place(folder)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with files.locked(folder, f"{folder}: another process is writing this index; wait for it"):
+    with files.locked(folder, busy(folder)):
         writer = FolderWriter(folder, made=made)
         try:
             yield writer

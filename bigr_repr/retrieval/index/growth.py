@@ -25,7 +25,7 @@ from bigr_repr.retrieval.index.folder_writer import FolderWriter
 from bigr_repr.retrieval.index.reading import covered_rows, read_binarizer, read_gaps, read_source
 from bigr_repr.retrieval.index.reading_ids import kept_names
 from bigr_repr.retrieval.index.settings import IndexSettings
-from bigr_repr.retrieval.index.storage import RowWriter
+from bigr_repr.retrieval.index.storage import RowWriter, check_source
 
 __all__ = ["FolderState", "grow"]
 
@@ -90,6 +90,7 @@ def grow(
         rows.append(batch)
     rows.finish()
     gaps = state.gaps.more(gone, rows.count)
+    check_source(source, len(gaps))
     if len(gaps.gone):
         writer.append("gone", gaps.gone)
     manifest = {name: value for name, value in reader.manifest.items() if name not in ("files", "format", "sha256")}

@@ -30,7 +30,7 @@ from bigr_repr.retrieval.index.rescore import rescorer
 from bigr_repr.retrieval.index.scan import Scanned
 from bigr_repr.retrieval.index.searcher import RowSearcher
 from bigr_repr.retrieval.index.settings import IndexSettings
-from bigr_repr.retrieval.index.shard_list import is_sharded, shard_folders
+from bigr_repr.retrieval.index.shard_list import is_sharded, of_one_state, shard_folders
 from bigr_repr.retrieval.index.shards import Shards
 from bigr_repr.retrieval.index.storage import save_parts
 
@@ -341,15 +341,20 @@ class HammingIndex:
         limit on the total size of the files. processes: number that search a sharded index, each on its share of the
         cores; 1: this one.
 
-        Raises FileNotFoundError if there is no index, ValueError for damage, naming the file and what to do.
+        Raises FileNotFoundError if there is no index, ValueError for damage, naming the file and what to do,
+        RuntimeError for an index that others keep changing, or if a process cannot be started.
         """
         place = Path(folder)
-        if not is_sharded(place):
-            return cls.of_parts(load_parts(place, memory_map=memory_map, max_bytes=max_bytes))
-        folders = shard_folders(place)
-        opened = [cls.load(each, memory_map=memory_map, max_bytes=max_bytes) for each in folders]
-        shards = Shards(opened, folders, processes, cls.load)
-        return cls(**shards.joined()._asdict(), shards=shards)
+
+        def opened() -> HammingIndex:
+            if not is_sharded(place):
+                return cls.of_parts(load_parts(place, memory_map=memory_map, max_bytes=max_bytes))
+            folders = shard_folders(place)
+            parts = [load_parts(each, memory_map=memory_map, max_bytes=max_bytes) for each in folders]
+            shards = Shards([cls.of_parts(each) for each in parts], folders, processes, cls.load)
+            return cls(**shards.joined()._asdict(), shards=shards)
+
+        return of_one_state(place, opened, lambda index: index.shards)
 
     @property
     def parts(self) -> Parts:

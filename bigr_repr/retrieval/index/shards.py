@@ -7,13 +7,10 @@ Rows are numbered across all shards, and the shards' hits are merged exactly: ti
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +23,9 @@ from bigr_repr.retrieval.index.neighbors import Found, Within
 from bigr_repr.retrieval.index.parts import Parts
 from bigr_repr.retrieval.index.scan import Scanned, nearest_of
 from bigr_repr.retrieval.index.shard_list import REMEDY
-from bigr_repr.system.threads import cores
+
+if TYPE_CHECKING:
+    from bigr_repr.retrieval.index.shard_workers import Load, ShardWorkers
 
 __all__ = ["Shard", "Shards"]
 
@@ -49,15 +48,12 @@ class Shard(Protocol):
     def find_region(self, queries: NDArray[np.uint8], region: Region, k: int, **within: Unpack[Within]) -> Found: ...
 
 
-Load = Callable[[Path], Shard]
-
-
 class Shards:
     """Opened, compatible shards.
 
     processes: number that search them, each with its share of the cores and of the shards; 1: this one.
-    load: opens a folder, in these processes too.
-    Raises ValueError for an incompatible shard.
+    load: opens a folder in these processes, which have opened theirs when the constructor returns.
+    Raises ValueError for an incompatible shard, RuntimeError if a process cannot be started.
     """
 
     def __init__(self, opened: Sequence[Shard], folders: Sequence[Path], processes: int, load: Load) -> None:
@@ -70,13 +66,12 @@ class Shards:
                 raise ValueError(f"{folder} differs in {differs} from the other shards; {REMEDY}")
         self.starts = np.cumsum([0, *map(len, opened)]).tolist()
         processes = min(processes, len(folders))
-        runs = np.array_split(np.array([str(folder) for folder in folders]), processes) if processes > 1 else []
-        self._workers = [
-            ProcessPoolExecutor(
-                1, get_context("spawn"), initializer=_begin, initargs=(run.tolist(), i, len(runs), load)
-            )
-            for i, run in enumerate(runs)
-        ]
+        self._workers: ShardWorkers | None = None
+        if processes > 1:
+            from bigr_repr.retrieval.index.shard_workers import ShardWorkers
+
+            self._workers = ShardWorkers(folders, processes, load)
+        self.apart = self._workers is not None
 
     def __len__(self) -> int:
         return len(self._opened)
@@ -106,29 +101,29 @@ class Shards:
 
     def to(self, device: str) -> None:
         """See HammingIndex.to.  Raises ValueError for a GPU if processes search."""
-        if self._workers and device == "cuda":
+        if self._workers is not None and device == "cuda":
             raise ValueError(
                 "device='cuda': several processes cannot share a GPU well; open the shards with processes=1"
             )
-        for shard in [] if self._workers else self._opened:
+        for shard in self._opened if self._workers is None else []:
             shard.to(device)
 
     def close(self) -> None:
         """End the processes."""
-        for worker in self._workers:
-            worker.shutdown(cancel_futures=True)
+        if self._workers is not None:
+            self._workers.close()
 
     def _merged(self, k: int, search: Callable[..., Scanned], *asked: Any) -> Scanned:
-        if self._workers:
-            waiting = [worker.submit(_search_own, search, asked) for worker in self._workers]
-            found = [each for answer in waiting for each in answer.result()]
-        else:
-            found = [search(shard, *asked) for shard in self._opened]
+        found = self._found(search, asked)
         numbered = [
             Scanned(np.where(rows < 0, -1, rows + start), distances)
             for (rows, distances), start in zip(found, self.starts, strict=False)
         ]
         return nearest_of(numbered, k)
+
+    def _found(self, search: Callable[..., Scanned], asked: tuple[Any, ...]) -> list[Scanned]:
+        found = None if self._workers is None else self._workers.search(search, asked)
+        return [search(shard, *asked) for shard in self._opened] if found is None else found
 
 
 def _nearest(shard: Shard, queries: NDArray[np.uint8], k: int, effort: int | None, chosen: Filter | None) -> Scanned:
@@ -166,19 +161,3 @@ def _make(shard: Shard) -> dict[str, Any]:
         "ids": parts.rows.id_type, "tokens": parts.rows.tokens is None,
         "vectors": vectors is None or (vectors.dtype.name, vectors.shape[1]),
     }  # fmt: skip
-
-
-# ---- in the processes
-
-_own: list[Shard] = []
-
-
-def _begin(folders: Sequence[str], number: int, processes: int, load: Load) -> None:
-    """Open shards, and use only a share of the cores, so that processes do not compete."""
-    if hasattr(os, "sched_setaffinity") and cores() >= processes:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[number::processes])
-    _own[:] = [load(Path(folder)) for folder in folders]
-
-
-def _search_own(search: Callable[..., Scanned], asked: tuple[Any, ...]) -> list[Scanned]:
-    return [search(shard, *asked) for shard in _own]

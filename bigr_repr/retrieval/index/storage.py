@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bigr_repr._version import __version__
 from bigr_repr.retrieval.codes.rows import IndexRows
+from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.folder import BINARIZER, FolderReader
 from bigr_repr.retrieval.index.folder_writer import FolderWriter, writing
 from bigr_repr.retrieval.index.parts import Parts
@@ -100,9 +101,13 @@ class RowWriter:
             self._columns = None  # closing it again would start the file over
 
     def commit(self, index: Parts) -> None:
-        """Write everything except the rows, and make it the folder's state. index: of the appended rows."""
+        """Write everything except the rows, and make it the folder's state. index: of the appended rows.
+
+        Raises ValueError if its data sets are not of as many rows: one changed while it was read.
+        """
         writer = self._writer
         self.finish()
+        check_source(index.source, self.count)
         if index.approximate is not None and index.approximate.write(writer.path("search")):
             writer.adopt("search")
             if index.approximate.groups is not None:
@@ -140,6 +145,15 @@ class _PartFile(io.RawIOBase):
         view = memoryview(data)
         self._writer.append(self._part, view)
         return view.nbytes
+
+
+def check_source(source: DataSource | None, rows: int) -> None:
+    """Raise ValueError unless the data sets have this many rows: files of one were replaced while they were read."""
+    if source is not None and source.rows != rows:
+        raise ValueError(
+            f"{', '.join(source.folders)} changed while it was read: {rows} rows instead of {source.rows}; repeat the "
+            "command when nothing writes it"
+        )
 
 
 def save_parts(index: Parts, folder: Path) -> Path:
