@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from bigr_repr.retrieval import (
     update_index,
 )
 from bigr_repr.retrieval.codes.dataset import DataCodes
+from bigr_repr.retrieval.codes.regions import TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows
 from bigr_repr.retrieval.index.folder_writer import FolderWriter
 from bigr_repr.retrieval.update import remove_images
@@ -372,3 +373,46 @@ def test_other_rows_than_were_announced_are_no_index(
         assert len(HammingIndex.load(out)) == 2000
         assert update_index(out).read > 0
     assert len(build_index(data, out, binarizer="bits")) == 2010
+
+
+# ---- damage is not copied
+
+
+@pytest.mark.parametrize("part", ["codes", "tokens", "vectors"])
+@pytest.mark.parametrize("work", ["merge", "remove", "update", "save", "add"])
+def test_damage_is_not_given_a_valid_checksum(work: str, part: str, data: Path, tmp_path: Path) -> None:
+    """Whatever copies stored rows verifies them; what appends to their files keeps their checksums."""
+    folder = tmp_path / "index"
+    if part == "codes":
+        ids = build_index(data, folder, binarizer="bits").ids.to_pylist()
+    else:
+        random = np.random.default_rng(0)
+        codes = random.integers(0, 256, (2000, 2 if part == "tokens" else 8), np.uint8)
+        rows = IndexRows(
+            ids=pa.array([f"{row}" for row in range(2000)], pa.large_string()), codes=codes,
+            tokens=random.integers(0, 256, (2000, 8), np.uint8), vectors=random.random((2000, 3), np.float32),
+        )  # fmt: skip
+        layout = TokenLayout.square(BITS, PER_TOKEN)
+        HammingIndex.of_rows(rows, 8 * codes.shape[1], IndexSettings(), layout=layout).save(folder)
+        ids = rows.ids.to_pylist()
+        if work == "update":
+            pytest.skip("this index has no data set")
+    (file,) = folder.glob(f"{part}-*")
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    for number in range(10):
+        (data / f"part-{number:05}.parquet").touch()
+    opened = HammingIndex.load(folder)
+    work_of: dict[str, Callable[[], object]] = {
+        "merge": lambda: merge_indexes([folder], tmp_path / "merged"),
+        "remove": lambda: remove_images(folder, ids[:1000]),
+        "update": lambda: update_index(folder),
+        "save": lambda: opened.save(tmp_path / "saved"),
+        "add": lambda: opened.remove(ids[:1]),
+    }
+    with pytest.raises(ValueError, match=rf"{file.name}: damaged, its content has changed since it was written"):
+        work_of[work]()
+    remove_images(folder, ids[:10])  # appended to its files' numbers of dropped rows only
+    with pytest.raises(ValueError, match=rf"{file.name}: damaged"):
+        HammingIndex.load(folder, memory_map=False)

@@ -30,7 +30,8 @@ def merge_indexes(indexes: Sequence[PathLike], out: PathLike) -> HammingIndex:
     The new index keeps all their data sets, if each knows its own. out: a folder, possibly one of the indexes; it is
     written atomically.
 
-    Raises ValueError, naming the folder, for codes that cannot be compared and for incompatible rows.
+    Raises ValueError, naming the folder, for codes that cannot be compared and for incompatible rows, and, naming the
+    file, for damage.
     """
     opened = [HammingIndex.load(folder) for folder in indexes]
     if not sum(map(len, opened)):
@@ -44,6 +45,7 @@ def merge_indexes(indexes: Sequence[PathLike], out: PathLike) -> HammingIndex:
     with writing(Path(out)) as writer:
         rows = RowWriter(writer)
         for index in opened:
+            index.rows.verify()
             for start in range(0, len(index), _ROWS):
                 rows.append(index.rows.between(start, min(start + _ROWS, len(index))))
         built = HammingIndex.of_rows(

@@ -278,6 +278,7 @@ def _opened(state: FolderState, folder: str, only: Collection[str]) -> DataCodes
 
 
 def _write_anew(writer: FolderWriter, old: HammingIndex, plan: _UpdatePlan) -> None:
+    old.rows.verify()
     rows, kept = RowWriter(writer), np.delete(np.arange(len(old)), plan.gone)
     if not len(kept) and not any(part.rows for part in plan.new):
         parts = old.parts.keeping(kept)._replace(source=plan.source)

@@ -42,6 +42,7 @@ class IndexRows:
     the search codes. tokens: uint8 (n, bytes), the tokenizer's codes if those are not the search codes. vectors:
     float16 or float32 (n, D), for rescoring. columns: for filtering, a table of n rows of the types from
     columns.kept_type. Stored ids and columns are read and verified on demand: ValueError then names a damaged file.
+    verify: verifies the files of memory-mapped codes, tokens and vectors; None: they are in memory.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class IndexRows:
         tokens: NDArray[np.uint8] | None = None,
         vectors: NDArray[Any] | None = None,
         columns: pa.Table | StoredColumns | None = None,
+        verify: Callable[[], None] | None = None,
     ) -> None:
-        self._ids, self._columns = ids, columns
+        self._ids, self._columns, self._verify = ids, columns, verify
         self.codes, self.tokens, self.vectors = codes, tokens, vectors
 
     def __len__(self) -> int:
@@ -83,6 +85,15 @@ class IndexRows:
         """Read and verify stored ids and columns now.  Raises ValueError for damage."""
         _ = self.ids, self.columns
 
+    def verify(self) -> None:
+        """Read and verify everything, before it is copied to where its damage would have a valid checksum.
+
+        Raises ValueError for damage, naming the file.
+        """
+        self.check()
+        if self._verify is not None:
+            self._verify()
+
     @classmethod
     def of_all(cls, parts: Sequence[IndexRows]) -> IndexRows:
         """Concatenated compatible rows, without copying."""
@@ -91,15 +102,23 @@ class IndexRows:
         schema, columns = parts[0].column_schema, None
         if schema is not None:
             columns = StoredColumns(schema, lambda: pa.concat_tables([each.columns for each in parts]))
+
+        def verify() -> None:
+            for each in parts:
+                each.verify()
+
         return cls(
             ids=StoredIds.joined([each._ids for each in parts]), codes=codes,
             tokens=stacked([each.tokens for each in parts]), vectors=stacked([each.vectors for each in parts]),
-            columns=columns,
+            columns=columns, verify=verify,
         )  # fmt: skip
 
     def with_codes(self, codes: NDArray[np.uint8]) -> IndexRows:
         """The same rows with another array of the same codes."""
-        return IndexRows(ids=self._ids, codes=codes, tokens=self.tokens, vectors=self.vectors, columns=self._columns)
+        return IndexRows(
+            ids=self._ids, codes=codes, tokens=self.tokens, vectors=self.vectors, columns=self._columns,
+            verify=self._verify,
+        )  # fmt: skip
 
     def named(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Ids of an array of rows of any shape: object array of str, or int64; -1 becomes None or -1."""
@@ -244,7 +263,7 @@ class IndexRows:
 
         return IndexRows(
             ids=without_gone(self._ids, gaps), codes=live_rows(self.codes, gaps), tokens=part(self.tokens),
-            vectors=part(self.vectors), columns=columns,
+            vectors=part(self.vectors), columns=columns, verify=self._verify,
         )  # fmt: skip
 
     def between(self, start: int, stop: int) -> IndexRows:

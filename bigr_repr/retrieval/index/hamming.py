@@ -295,16 +295,18 @@ class HammingIndex:
         """
         parts, more = self.parts, self.rows.alike(codes, ids, tokens, vectors, columns)
         check_length(more.codes, self.n_bits)
+        self.rows.verify()
         self._become(parts.joined(more))
 
     def remove(self, ids: Sequence[str] | Sequence[int]) -> int:
         """Remove the rows with these ids, and return their number. Graphs and tables are rebuilt.
 
         Adding to an empty index rebuilds it, and chooses its lists, hash keys and effort again.
-        Raises ValueError, and changes nothing, for an unknown id.
+        Raises ValueError, and changes nothing, for an unknown id and for damaged files.
         """
         parts, listed = self.parts, list[Any](ids)
         kept = np.delete(np.arange(len(self)), self.rows.require(listed))
+        self.rows.verify()
         removed = len(self) - len(kept)
         self._become(parts.keeping(kept))
         return removed
@@ -325,7 +327,8 @@ class HammingIndex:
     def save(self, folder: PathLike) -> Path:
         """Write the index as a folder, and return its path. An index that was there is replaced atomically.
 
-        Raises FileExistsError for a folder of other things, OSError if writing fails; the old index then remains.
+        Raises FileExistsError for a folder of other things, OSError if writing fails, ValueError if the files that this
+        was loaded from are damaged; the old index then remains.
         """
         self._become(self.parts.settled())
         return save_parts(self.parts, Path(folder))

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+from numpy.typing import NDArray
 
 from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval.codes.binarizer import Binarizer
@@ -15,7 +18,7 @@ from bigr_repr.retrieval.codes.regions import TokenLayout
 from bigr_repr.retrieval.codes.rows import IndexRows
 from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.distinct import Groups
-from bigr_repr.retrieval.index.folder import BINARIZER, FolderReader, read_folder
+from bigr_repr.retrieval.index.folder import BINARIZER, FolderReader, MappedPart, read_folder
 from bigr_repr.retrieval.index.parts import Parts
 from bigr_repr.retrieval.index.reading_ids import stored_columns, stored_ids
 from bigr_repr.retrieval.index.recall import SelfCheck
@@ -87,9 +90,18 @@ def read_rows(reader: FolderReader, *, memory_map: bool) -> IndexRows:
         tokens=tokens,
         vectors=vectors,
         columns=stored_columns(reader, count, memory_map=memory_map),
+        verify=partial(_verify, reader, {"codes": codes, "tokens": tokens, "vectors": vectors}) if memory_map else None,
     )
     gaps = read_gaps(reader)
     return rows if gaps is None else rows.without(gaps)
+
+
+def _verify(reader: FolderReader, arrays: dict[str, NDArray[Any] | None]) -> None:
+    """Raise ValueError, naming the file, unless memory-mapped arrays are what was written."""
+    for part, array in arrays.items():
+        if array is not None:
+            path = reader.folder / str(reader.entry(part)["name"])
+            MappedPart(array.reshape(-1), reader.pieces(part), path).check_all()
 
 
 def read_gaps(reader: FolderReader) -> Gaps | None:

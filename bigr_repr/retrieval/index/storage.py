@@ -158,6 +158,7 @@ def check_source(source: DataSource | None, rows: int) -> None:
 
 def save_parts(index: Parts, folder: Path) -> Path:
     """See HammingIndex.save."""
+    index.rows.verify()
     with writing(folder) as writer:
         rows = RowWriter(writer)
         rows.append(index.rows)

@@ -71,6 +71,7 @@ def push(
         binarizer=index.binarizer, columns=index.rows.column_schema,
     )  # fmt: skip
     store.check(header)
+    index.rows.verify()
     store.write(header, _batches(index), partial(_tuned, index, distinct))
     return StoreIndex(store)
 
