@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from typer.testing import CliRunner
 
 from bigr_repr.evaluate.data.multi_labels import read_multi_labels
 from bigr_repr.evaluate.data.segments import SegmentSet, open_segments
-from bigr_repr.evaluate.probes import multi_label
+from bigr_repr.evaluate.probes import multi_label, segment
 from bigr_repr.evaluate.probes.multi_label import mean_average_precision, multi_label_probe
 from bigr_repr.evaluate.probes.segment import intersection_over_union, segment_probe
+from bigr_repr.evaluate.runs.multi_label import bench_multi_label
 from bigr_repr.evaluate.runs.segment import bench_segment
 from bigr_repr.evaluate.runs.settings import BenchSettings
 
@@ -86,9 +88,14 @@ def test_c_is_the_best_of_its_grid_on_a_held_out_fifth(
     assert (found.n_train, found.n_test, found.n_features) == (120, 80, 6)
     assert "C from 3 values by mAP on a held-out fifth; fitted on all 120 training images" in found.protocol
     values[10.0] = 1.0
-    assert multi_label_probe(x, y, z, truth, grid=[10.0, 0.1], device="cpu").edge == "C=10 is the largest of its grid"
+    assert (
+        multi_label_probe(x, y, z, truth, grid=[10.0, 0.1], device="cpu").edge == "C=10 is the largest of its grid of 2"
+    )
     values[0.1] = 2.0
-    assert multi_label_probe(x, y, z, truth, grid=[10.0, 0.1], device="cpu").edge == "C=0.1 is the smallest of its grid"
+    smallest = multi_label_probe(x, y, z, truth, grid=[10.0, 0.1], device="cpu").edge
+    assert smallest == "C=0.1 is the smallest of its grid of 2"
+    values[0.1] = 1.0  # no better than its neighbor
+    assert multi_label_probe(x, y, z, truth, grid=[10.0, 0.1], device="cpu").edge is None
     asked.clear()
     assert multi_label_probe(x, y, z, truth, grid=[1.0, 1.0], device="cpu").held_out_map is None
     assert asked == [(120, 80, 1.0)]
@@ -109,6 +116,12 @@ def test_what_cannot_be_fitted_is_refused(
     x, y, z, truth = many
     with pytest.raises(ValueError, match=said):
         multi_label_probe(x[:rows], y[:labels], z, truth, grid=grid, device="cpu")
+    odd = z.copy()
+    odd[7, 2] = np.nan
+    with pytest.raises(ValueError, match=r"test features: 1 of 80 rows are not finite \(the first is row 7\)"):
+        multi_label_probe(x, y, odd, truth, device="cpu")
+    with pytest.raises(ValueError, match="train features have 6 columns and test features 4; use the same model"):
+        multi_label_probe(x, y, z[:, :4], truth, device="cpu")
     none = y.copy()
     none[:, 2] = 0
     with pytest.raises(ValueError, match="class 2 has no training image; leave it out"):
@@ -202,6 +215,25 @@ def test_a_head_that_sees_the_classes_finds_every_pixel() -> None:
     assert found.interval[0] <= found.miou <= found.interval[1]
     with pytest.raises(ValueError, match="h \\* h"):
         segment_probe(tokens[:14, :15], masks[:14], tokens[14:, :15], masks[14:])
+    with pytest.raises(ValueError, match="1 training images are too few to hold any out; pass a single C"):
+        segment_probe(tokens[:1], masks[:1], tokens[14:], masks[14:], device="cpu")
+    with pytest.raises(ValueError, match="train features have 48 columns and test features 32"):
+        segment_probe(tokens[:14], masks[:14], tokens[14:, :, :2], masks[14:], device="cpu")
+    tokens[15, 3, 1] = np.nan
+    with pytest.raises(ValueError, match=r"test features: 1 of 6 rows are not finite \(the first is row 1\)"):
+        segment_probe(tokens[:14], masks[:14], tokens[14:], masks[14:], device="cpu")
+
+
+@pytest.mark.parametrize(("scores", "edge"), [((0.2, 0.5), "C=1 is the largest of its grid of 2"), ((0.5, 0.5), None)])
+def test_a_head_notes_the_edge_of_its_grid_as_all_probes_do(
+    scores: tuple[float, float], edge: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = dict(zip((0.1, 1.0), scores, strict=True))
+    monkeypatch.setattr(segment._Fitter, "tried", lambda *arguments: tried)
+    masks = np.arange(2, dtype=np.uint8).repeat(8).reshape(1, 4, 4).repeat(3, 0)
+    tokens = np.random.default_rng(0).normal(size=(3, 16, 2))
+    found = segment_probe(tokens, masks, tokens, masks, grid=[1.0, 0.1], device="cpu")
+    assert (found.edge, found.held_out_miou) == (edge, 0.5)
 
 
 def test_miou_counts_classes_that_are_predicted_or_true() -> None:
@@ -223,6 +255,23 @@ def test_a_representation_is_measured_by_its_tokens(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, arguments)
     assert said.exit_code == 0, said.output
     assert "bright:" in said.output
+
+
+def test_values_at_the_edge_of_their_grid_are_logged_by_layer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forms for programs have no lines below the table."""
+    for module in (segment, multi_label):
+        monkeypatch.setattr(module, "edge_of", lambda name, chosen, *rest: f"{name}={chosen:g} is an edge")
+    settings, folder = BenchSettings(cache=tmp_path / "cache", device="cpu", C=(0.1, 1.0)), _folder(tmp_path / "data")
+    bench_segment("timm:test_vit?random", folder, settings, layers=[1], side=32)
+    files, labels = (str(folder / "train" / "images"), str(folder / "test" / "images")), []
+    for count in (10, 6):
+        np.save(tmp_path / f"{count}.npy", np.arange(2 * count).reshape(count, 2) % 3 % 2)
+        labels.append(tmp_path / f"{count}.npy")
+    bench_multi_label("pixels:4", files, (labels[0], labels[1]), settings)
+    for where in ("layer 1", "pixels"):
+        assert re.search(rf"{where}: C=\S+ is an edge; a better one may lie beyond", caplog.text)
 
 
 def test_folders_that_lack_something_say_what(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from typer.testing import CliRunner
 
 from bigr_repr.checkpoints.pretrained import save
 from bigr_repr.evaluate.data.splits import open_data
-from bigr_repr.evaluate.probes import protocols
+from bigr_repr.evaluate.probes import attentive, protocols
+from bigr_repr.evaluate.probes.attentive import AttentiveProbe
 from bigr_repr.evaluate.representations.base import Reading
 from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.representations.trainable import trainable
 from bigr_repr.evaluate.runs import augmented, finetune
+from bigr_repr.evaluate.runs.attention import bench_attentive
 from bigr_repr.evaluate.runs.augmented import bench_augmented
 from bigr_repr.evaluate.runs.bench import bench
 from bigr_repr.evaluate.runs.finetune import FineTuning, bench_finetune
@@ -121,6 +124,33 @@ def test_a_given_rate_of_the_augmented_probe_needs_nothing_held_out(
     assert row.probe.predicted.shape == (20,)
     with pytest.raises(ValueError, match="2 images of 2 classes are too few to hold any out"):
         bench_augmented(model, data, dataclasses.replace(single, rates=(0.1, 0.2)), epochs=2, layers=[1])
+
+
+@pytest.mark.parametrize("rates", [(1e30,), (0.1, 1e30), (1e30, 1e38)])
+def test_augmented_heads_that_diverge_are_no_accuracy(
+    rates: tuple[float, ...], model: str, photos: str, settings: BenchSettings
+) -> None:
+    wild, data = dataclasses.replace(settings, protocol="mae", batch=8, rates=rates), open_data(photos)
+    if min(rates) < 1:
+        (row,) = bench_augmented(model, data, wild, epochs=4, layers=[1])
+        assert row.probe is not None
+        assert row.probe.settings == ({"rate": 0.1},)
+        return
+    with pytest.raises(ValueError, match=r"rates=1e\+30.*: training diverged; give smaller rates"):
+        bench_augmented(model, data, wild, epochs=4, layers=[1])
+
+
+def test_rates_at_the_edge_of_their_grid_are_logged_by_layer(
+    model: str, photos: str, settings: BenchSettings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forms for programs have no lines below the table."""
+    for module in (augmented, attentive):
+        monkeypatch.setattr(module, "edge_of", lambda name, chosen, *rest: f"{name}={chosen:g} is an edge")
+    data = open_data(photos)
+    bench_augmented(model, data, dataclasses.replace(settings, protocol="mae", rates=(0.1, 0.2)), epochs=1, layers=[1])
+    bench_attentive(model, data, settings, probe=AttentiveProbe(queries=2, epochs=1), layers=[2])
+    for layer in (1, 2):
+        assert re.search(rf"layer {layer}: rate=\S+ is an edge; a better one may lie beyond", caplog.text)
 
 
 def test_crops_of_an_epoch_are_always_the_same_and_of_others_not(
@@ -277,6 +307,20 @@ def test_crops_are_of_the_training_images_by_seed_epoch_and_row(
     assert not np.array_equal(tuner._loader(data.train, 2)(3), expected)
     for whole in (tuner._loader(data.train, None), plain._loader(data.train, 1)):
         assert np.array_equal(whole(3), hidden.prepare(image))
+
+
+def test_fine_tuning_counts_test_images_that_are_also_training_images(
+    model: str, photos: str, settings: BenchSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    for number, file in enumerate(sorted((tmp_path / "photos" / "train" / "dark").iterdir())[:3]):
+        shutil.copy(file, tmp_path / "photos" / "test" / "dark" / f"again{number}{file.suffix}")
+    data, tuning = open_data(str(tmp_path / "photos")), FineTuning(epochs=1, batch=40)
+    counted = bench("pixels:4", data, settings, probe=False)[0].facts["test_images_in_train"]
+    found = bench_finetune(model, data, settings, tuning=tuning, layer=0)
+    assert found.record()["test_images_in_train"] == counted >= 3
+    assert f"{counted} of {len(data.test)} test images are also training images, pixel for pixel" in caplog.text
+    assert bench_finetune(model, open_data(photos), settings, tuning=tuning, layer=0).facts["test_images_in_train"] == 0
 
 
 def test_a_loss_that_is_not_finite_ends_it(model: str, photos: str, settings: BenchSettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from safetensors.torch import save_file
 from bigr_repr.evaluate.data.feature_files import joined_classes, open_features
 from bigr_repr.evaluate.metrics.clustering import rank_me, structure
 from bigr_repr.evaluate.metrics.generation import precision_recall
-from bigr_repr.evaluate.metrics.label_retrieval import _cosine
+from bigr_repr.evaluate.metrics.label_retrieval import Collection, _cosine, label_retrieval
 from bigr_repr.evaluate.probes.attentive import AttentiveProbe, attentive_probe
+from bigr_repr.evaluate.probes.knn import knn
 from bigr_repr.evaluate.probes.linear_probe import linear_probe
 from bigr_repr.evaluate.probes.protocols import SgdProtocol
 from bigr_repr.evaluate.probes.segment import _most_frequent
@@ -86,6 +88,46 @@ def test_a_probe_that_diverges_is_an_error(rates: tuple[float, ...]) -> None:
     assert linear_probe(x, y, x, y, protocol=protocol, device="cpu").top1 > 50
     with pytest.raises(ValueError, match="training diverged; give smaller rates"):
         linear_probe(x * 1e30, y, x * 1e30, y, protocol=protocol, device="cpu")
+
+
+@pytest.mark.parametrize("rates", [(1e30,), (1e-3, 1e30), (1e30, 1e38)])
+@pytest.mark.parametrize("epochs", [1, 9])
+def test_attentive_heads_that_diverge_are_no_accuracy(rates: tuple[float, ...], epochs: int) -> None:
+    """Not even after a single step, whose weights may be finite where the logits are not."""
+    x, y = tokens(40)
+    probe = AttentiveProbe(queries=2, epochs=epochs, rates=rates)
+    if min(rates) < 1:
+        (found,) = attentive_probe([x], y, [x], y, probe=probe, device="cpu")
+        assert found.settings == ({"rate": 1e-3},)
+        return
+    with pytest.raises(ValueError, match=r"rates=1e\+30.*: training diverged; give smaller rates"):
+        attentive_probe([x], y, [x], y, probe=probe, device="cpu")
+
+
+def test_numbers_that_float32_does_not_hold_are_named() -> None:
+    x, y = RANDOM.normal(size=(20, 4)), np.arange(20) % 2
+    large = np.where(np.arange(20)[:, None] == 3, x * 1e200, x)
+    said = r"features: 1 of 20 rows hold numbers above 3\.4e\+38, float32's largest \(the first is row 3\); scale"
+    for measure in (partial(knn, x, y, k=[1]), partial(linear_probe, x, y)):
+        with pytest.raises(ValueError, match=f"test {said}"):
+            measure(large, y, device="cpu")
+    with pytest.raises(ValueError, match=said):
+        structure(large, y)
+
+
+def test_rows_too_long_for_a_cosine_are_named() -> None:
+    """Their length overflows in float32, so that all their cosines would be 0."""
+    x, y = RANDOM.normal(size=(20, 4)).astype(np.float32) + 3, np.arange(20) % 2
+    long = np.where(np.arange(20)[:, None] == 3, x * np.float32(1e25), x)
+    said = r"features: 1 of 20 rows are longer than 1\.8e\+19, .*\(the first is row 3\); scale the features down"
+    with pytest.raises(ValueError, match=f"train {said}"):
+        knn(long, y, x, y, k=[1], device="cpu")
+    with pytest.raises(ValueError, match=said):
+        structure(long, y)
+    with pytest.raises(ValueError, match=f"query {said}"):
+        label_retrieval(Collection(x, None, y), Collection(long, None, y), bits=[4])
+    scaled = x * np.float32(1e18)
+    assert knn(scaled, y, scaled, y, k=[1], device="cpu").top1[1] == 100
 
 
 def saved(file: Path, labels: NDArray[Any], features: NDArray[np.float64]) -> Path:

@@ -30,7 +30,8 @@ class Labeled:
 def labeled(name: str, features: ArrayLike, labels: ArrayLike | None) -> Labeled:
     """Check features (n, D) (bool, integers or floats) and labels (n,) (integers), arrays or CPU tensors.
 
-    Raises ValueError for other shapes or types, no rows, different numbers of rows, or features that are not finite.
+    Raises ValueError for other shapes or types, no rows, different numbers of rows, or features that are not finite,
+    or not in float32, in which all measures compute.
     """
     if labels is None:
         raise ValueError(f"{name}: there are no labels; use class folders, or a Parquet file with a column label")
@@ -48,7 +49,36 @@ def labeled(name: str, features: ArrayLike, labels: ArrayLike | None) -> Labeled
                 f"{name} features: {len(bad)} of {len(x)} rows are not finite (the first is row {bad[0]}); "
                 "leave those rows out, or extract them again in float32"
             )
+        _check_range(name, x)
     return Labeled(name, x, y.astype(np.int64))
+
+
+def _check_range(name: str, features: NDArray[Any]) -> None:
+    most = float(np.finfo(np.float32).max)
+    if features.dtype.itemsize > 4 and len(bad := np.flatnonzero(_largest(features) > most)):
+        raise ValueError(
+            f"{name} features: {len(bad)} of {len(features)} rows hold numbers above {most:.2g}, float32's largest "
+            f"(the first is row {bad[0]}); scale the features down, or leave those rows out"
+        )
+
+
+def _largest(features: NDArray[Any]) -> NDArray[np.float64]:
+    """The largest absolute number of each row: (n,)."""
+    ends: NDArray[np.float64] = np.maximum(features.max(axis=1), -features.min(axis=1).astype(np.float64))
+    return ends
+
+
+def check_lengths(data: Labeled) -> None:
+    """Raises ValueError for rows that are too long for a cosine: their squares add up to more than float32 holds."""
+    limit = float(np.sqrt(np.finfo(np.float32).max))
+    width = data.features.shape[1]
+    long = np.flatnonzero(_largest(data.features) > limit / width**0.5)  # others cannot be: no copy of all is made
+    bad = long[np.linalg.norm(data.features[long].astype(np.float64), axis=1) > limit]
+    if len(bad):
+        raise ValueError(
+            f"{data.name} features: {len(bad)} of {len(data)} rows are longer than {limit:.2g}, whose square float32 "
+            f"cannot hold (the first is row {bad[0]}); scale the features down, or leave those rows out"
+        )
 
 
 def same_width(train: Labeled, test: Labeled) -> None:

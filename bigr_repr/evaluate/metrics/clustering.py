@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bigr_repr.evaluate.data.labeled import labeled
+from bigr_repr.evaluate.data.labeled import check_lengths, labeled
 
 __all__ = ["Structure", "cluster_accuracy", "rank_me", "structure"]
 
@@ -52,6 +52,7 @@ def structure(features: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Struc
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     data = labeled("features", features, labels)
+    check_lengths(data)
     classes, truth = np.unique(data.labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"labels hold one class ({classes[0]}); clusters are compared with at least 2")

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr.codes import hamming
+from bigr_repr.evaluate.data.labeled import check_lengths, labeled
 from bigr_repr.evaluate.metrics.rabitq import rabitq
 from bigr_repr.evaluate.metrics.ranking import retrieval
 from bigr_repr.retrieval.codes.binarizer import BINARIZERS, fit_binarizer, rows_needed
@@ -102,9 +103,12 @@ def label_retrieval(
     bits: of the binarizers that allow a choice; those that reduce dimensions yield at most D bits, and are left out,
     with a warning, if the database is too small to fit them. seed: of everything random.
     on_progress(done, total): rows.
-    Raises ValueError for bits or a shortlist below 1, and as fit_binarizer and `retrieval` do.
+    Raises ValueError for bits or a shortlist below 1, vectors that are not finite or too long, and as fit_binarizer
+    and `retrieval` do.
     """
     _check(bits, shortlist)
+    for name, side in (("database", base), ("query", queries)):
+        check_lengths(labeled(name, side.vectors, side.labels))
     ways = list(_ways(base, queries, bits, seed))
     cosine = _cosine(queries.vectors, base.vectors)
     rows: list[RetrievalRow] = []

@@ -23,8 +23,10 @@ from torch import Tensor
 
 from bigr_repr.evaluate.data.labeled import Labeled, accuracy, class_indices, labeled, shared_classes
 from bigr_repr.evaluate.metrics.interval import bootstrap
+from bigr_repr.evaluate.probes.edges import edge_of
+from bigr_repr.evaluate.probes.heads import diverged
 from bigr_repr.evaluate.probes.linear_probe import LinearProbe, mean_per_class
-from bigr_repr.evaluate.probes.logreg import edge_of, hold_out
+from bigr_repr.evaluate.probes.logreg import hold_out
 from bigr_repr.system.devices import choose_device
 
 __all__ = ["AttentiveProbe", "attentive_probe"]
@@ -65,8 +67,8 @@ def attentive_probe(
     train, test: tokens (n, N, D) of each layer, floats; labels integers (n,). Rates are chosen on a held-out fifth
     of the training images, and the chosen heads retrained on all. seed: of initialization, batches and split.
 
-    Raises ValueError for tokens of another shape or that are not finite, queries that do not divide D, and too few
-    images to hold any out for a choice among several rates.
+    Raises ValueError for tokens of another shape or that are not finite, queries that do not divide D, too few images
+    to hold any out for a choice among several rates, and a layer whose heads all diverged.
     """
     options, target = probe or AttentiveProbe(), choose_device(device)
     _check(train, options.queries)
@@ -79,10 +81,13 @@ def attentive_probe(
     chosen = right.argmax(dim=1)
     final = _train(x, y, len(classes), options, rates.gather(1, chosen[:, None]), seed)
     tests = torch.stack([torch.from_numpy(np.ascontiguousarray(each)) for each in test])
-    ranked = classes[final.ranked(tests, min(5, len(classes)))[:, 0].cpu().numpy()]
-    scores = [dict(zip(options.rates, (100 * row).tolist(), strict=True)) for row in right]
+    order, finite = final.ranked(tests, min(5, len(classes)))
+    if not finite.all():
+        raise diverged(options.rates)
+    ranked = classes[order[:, 0].cpu().numpy()]
+    scores = [dict(zip(options.rates, (100 * row.clamp_min(0)).tolist(), strict=True)) for row in right]
     return [
-        _result(order, scores[i], options, int(chosen[i]), x.shape, test_labels, seed) for i, order in enumerate(ranked)
+        _result(each, scores[i], options, int(chosen[i]), x.shape, test_labels, seed) for i, each in enumerate(ranked)
     ]
 
 
@@ -108,7 +113,9 @@ def _held_out_accuracy(
     rates: Tensor,
     seed: int,
 ) -> Tensor:
-    """Accuracy (L, H) of the heads on a held-out fifth; NaN for a single rate if nothing can be held out."""
+    """Accuracy (L, H) of the heads on a held-out fifth, -1 for those that diverged; NaN for a single rate if nothing
+    can be held out.
+    """
     try:
         split = hold_out(train, classes, np.arange(len(y)), np.random.default_rng(seed))
     except ValueError:
@@ -117,7 +124,12 @@ def _held_out_accuracy(
         return torch.full(rates.shape, math.nan)
     kept, held = (torch.from_numpy(rows) for rows in split)
     heads = _train(x[:, kept], y[kept], len(classes), options, rates, seed)
-    return (heads.ranked(x[:, held], 1)[..., 0].cpu() == y[held].cpu()).double().mean(dim=-1)
+    ranked, finite = heads.ranked(x[:, held], 1)
+    right = (ranked[..., 0].cpu() == y[held].cpu()).double().mean(dim=-1)
+    right = torch.where(finite.cpu(), right, -1.0)
+    if (right < 0).all(dim=1).any():
+        raise diverged(options.rates)
+    return right
 
 
 class _AttentiveHeads:
@@ -155,10 +167,14 @@ class _AttentiveHeads:
         return torch.einsum("lhbd,lhdk->lhbk", values, self.weight) + self.bias
 
     @torch.no_grad()
-    def ranked(self, tokens: Tensor, top: int) -> Tensor:
-        """The classes with the largest logits, best first: (L, H, n, top)."""
-        parts = [self.logits(part).topk(top, dim=-1).indices for part in torch.split(tokens, _ROWS, dim=1)]
-        return torch.cat(parts, dim=2)
+    def ranked(self, tokens: Tensor, top: int) -> tuple[Tensor, Tensor]:
+        """The classes with the largest logits, best first (L, H, n, top), and whether all are finite: bool (L, H)."""
+        parts, finite = [], torch.ones(self.weight.shape[:2], dtype=torch.bool, device=self.weight.device)
+        for part in torch.split(tokens, _ROWS, dim=1):
+            logits = self.logits(part)
+            finite &= logits.isfinite().all(dim=-1).all(dim=-1)
+            parts.append(logits.topk(top, dim=-1).indices)
+        return torch.cat(parts, dim=2), finite
 
 
 def _train(x: Tensor, y: Tensor, classes: int, options: AttentiveProbe, rates: Tensor, seed: int) -> _AttentiveHeads:

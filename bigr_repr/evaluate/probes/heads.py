@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bigr_repr.evaluate.probes.protocols import SgdProtocol
 
-__all__ = ["Heads", "train_heads", "train_renewed"]
+__all__ = ["Heads", "diverged", "train_heads", "train_renewed"]
 
 _TRUST = 0.001  # LARS's coefficient in the code of MAE
 _BN_MOMENTUM, _BN_EPS = 0.1, 1e-6
@@ -53,6 +53,12 @@ class Heads:
             self.logits(x[start : start + step], layer, seed).topk(top).indices for start in range(0, len(x), step)
         ]
         return torch.cat(parts, dim=1)
+
+
+def diverged(rates: Sequence[float]) -> ValueError:
+    """The error for heads whose weights or logits are not finite."""
+    said = ", ".join(f"{rate:g}" for rate in rates)
+    return ValueError(f"rates={said}: training diverged; give smaller rates, or features of ordinary size")
 
 
 def train_heads(

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from bigr_repr.codes import check_length
-from bigr_repr.evaluate.data.labeled import accuracy, labeled, same_width, shared_classes
+from bigr_repr.evaluate.data.labeled import accuracy, check_lengths, labeled, same_width, shared_classes
 from bigr_repr.evaluate.metrics.interval import Interval, bootstrap
 from bigr_repr.system.devices import choose_device
 
@@ -81,6 +81,9 @@ def knn(
     """
     train, test = labeled("train", train_features, train_labels), labeled("test", test_features, test_labels)
     same_width(train, test)
+    if metric == "cosine":
+        check_lengths(train)
+        check_lengths(test)
     classes = shared_classes(train, test)
     _check(k, temperature, len(train), center=center, metric=metric)
     mean = train.features.mean(axis=0, dtype=np.float64).astype(np.float32) if center else None

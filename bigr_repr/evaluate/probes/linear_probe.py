@@ -7,7 +7,6 @@ Protocols: "logreg", ours for small data, and those of MAE, MAGE and DINOv2 (see
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -18,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bigr_repr.evaluate.data.labeled import Labeled, accuracy, labeled, same_width, shared_classes
 from bigr_repr.evaluate.metrics.interval import Interval, bootstrap, over_seeds
+from bigr_repr.evaluate.probes.edges import warn_of_edges
 from bigr_repr.evaluate.probes.logreg import Trained, train_logreg
 from bigr_repr.evaluate.probes.protocols import LOGREG, SgdProtocol, sgd_protocol
 from bigr_repr.evaluate.probes.sgd import train_sgd
@@ -28,7 +28,6 @@ __all__ = ["C_GRID", "LinearProbe", "linear_probe", "linear_probes", "mean_per_c
 C_GRID: Final = tuple(float(f"{value:.2g}") for value in np.logspace(-6, 2, 17))
 
 _K = TypeVar("_K", bound=Hashable)
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,8 +130,7 @@ def linear_probes(
         for (name, pair), heads in zip(pairs.items(), trained, strict=True)
     }
     for name, probe in found.items():
-        for edge in probe.edges:
-            _log.warning("%s: %s; a better one may lie beyond: widen the grid", name, edge)
+        warn_of_edges(name, probe.edges)
     return found
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from bigr_repr.datasets import stratified_split
 from bigr_repr.evaluate.data.labeled import Labeled, class_indices
 from bigr_repr.evaluate.data.stratified import stratified_sample
+from bigr_repr.evaluate.probes.edges import edge_of
 from bigr_repr.evaluate.probes.logistic_fit import LogisticFit, LogisticRegression
 from bigr_repr.evaluate.probes.scaling import Scaling, scaling_of, standardize
 
@@ -45,19 +46,6 @@ class Trained:
     settings: dict[str, float]
     held_out_top1: float | None
     edge: str | None = None
-
-
-def edge_of(name: str, chosen: float, scores: Mapping[float, float], count: int) -> str | None:
-    """A note if a value chosen from a grid of `count` is its smallest or largest, and better than its neighbor.
-
-    scores: of the tried values.
-    """
-    tried = sorted(scores)
-    if count == 1 or chosen not in (tried[0], tried[-1]) or (chosen == tried[-1] and len(tried) < count):
-        return None
-    if scores[tried[1] if chosen == tried[0] else tried[-2]] == scores[chosen]:
-        return None  # no better than within the grid
-    return f"{name}={chosen:g} is the {'smallest' if chosen == tried[0] else 'largest'} of its grid of {count}"
 
 
 def train_logreg(

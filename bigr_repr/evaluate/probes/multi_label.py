@@ -13,7 +13,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from bigr_repr.evaluate.data.labeled import Labeled, labeled, same_width
 from bigr_repr.evaluate.metrics.interval import Interval
+from bigr_repr.evaluate.probes.edges import edge_of
 from bigr_repr.evaluate.probes.scaling import scaling_of
 from bigr_repr.system.devices import choose_device
 
@@ -59,32 +61,38 @@ def multi_label_probe(
     """One logistic regression per class on standardized features (n, D), labels (n, K) of 1, 0 and -1 (left out).
 
     C is scikit-learn's, one for all classes, from `grid`; a single one is used as given. seed: of the held-out part.
-    Raises ValueError for rows that do not fit, a C that is not positive, or a class no training image has.
+    Raises ValueError for rows or columns that do not fit, features that are not finite, a C that is not positive, or a
+    class no training image has.
     """
     x, z = (np.asarray(side, np.float64) for side in (train_features, test_features))
-    for name, features, labels in (("train", x, train_labels), ("test", z, test_labels)):
-        if features.ndim != 2 or len(features) != len(labels) or not np.isfinite(features).all():
-            shapes = f"{features.shape} and {labels.shape}"
-            raise ValueError(f"{name} features and labels have shapes {shapes}; expected finite (n, D) and (n, K)")
+    same_width(_checked("train", x, train_labels), _checked("test", z, test_labels))
     if not grid or min(grid) <= 0:
         raise ValueError(f"C={tuple(grid)} must be above 0")
     if len(lost := np.flatnonzero((train_labels == 1).sum(axis=0) == 0)):
         raise ValueError(f"class {lost[0]} has no training image; leave it out")
     place = choose_device(device)
-    chosen, held = grid[0], None
-    if len(set(grid)) > 1:
-        chosen, held = _search(x, train_labels, sorted(set(grid)), seed, place)
+    values = sorted(set(grid))
+    tried = _search(x, train_labels, values, seed, place) if len(values) > 1 else {}
+    chosen = max(tried, key=lambda each: tried[each], default=grid[0])
+    held = tried.get(chosen)
     scores = _scores(x, train_labels, z, chosen, place)
     value, by_class = mean_average_precision(scores, test_labels)
-    ends = {min(grid): "smallest", max(grid): "largest"}
     choice = f"C={chosen:g} given" if held is None else f"C from {len(grid)} values by mAP on a held-out fifth"
     return MultiLabelProbe(
         map=value, interval=_interval(scores, test_labels), by_class=by_class, C=chosen, held_out_map=held,
-        edge=f"C={chosen:g} is the {ends[chosen]} of its grid" if held is not None and chosen in ends else None,
+        edge=edge_of("C", chosen, tried, len(values)) if tried else None,
         n_train=len(x), n_test=len(z), n_features=x.shape[1],
         protocol=f"a logistic regression a class on standardized features, L2 penalty, to its optimum by L-BFGS; "
         f"{choice}; fitted on all {len(x)} training images; mAP over classes, in percent",
     )  # fmt: skip
+
+
+def _checked(name: str, features: NDArray[np.float64], labels: NDArray[np.int8]) -> Labeled:
+    """The features, without labels. Raises ValueError for shapes that do not fit, or numbers out of range."""
+    if features.ndim != 2 or len(features) != len(labels):
+        shapes = f"{features.shape} and {labels.shape}"
+        raise ValueError(f"{name} features and labels have shapes {shapes}; expected (n, D) and (n, K)")
+    return labeled(name, features, np.zeros(len(features), np.int64))
 
 
 def mean_average_precision(scores: NDArray[Any], labels: NDArray[np.int8]) -> tuple[float, tuple[float | None, ...]]:
@@ -118,14 +126,14 @@ def _interval(scores: NDArray[Any], labels: NDArray[np.int8]) -> Interval:
 
 def _search(
     x: NDArray[np.float64], labels: NDArray[np.int8], grid: Sequence[float], seed: int, place: torch.device
-) -> tuple[float, float]:
-    """The C that is best on a held-out fifth, and its mAP there."""
+) -> dict[float, float]:
+    """The mAP of every C on a held-out fifth."""
     held = np.random.default_rng(seed).permutation(len(x)) < max(1, round(_HELD_OUT * len(x)))
     if not (labels[held] == 1).any() or not (~held).any():
         raise ValueError(f"{len(x)} training images are too few to hold any out; pass a single C")
-    found = [mean_average_precision(_scores(x[~held], labels[~held], x[held], c, place), labels[held])[0] for c in grid]
-    best = int(np.argmax(found))
-    return grid[best], found[best]
+    return {
+        c: mean_average_precision(_scores(x[~held], labels[~held], x[held], c, place), labels[held])[0] for c in grid
+    }
 
 
 def _scores(

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from bigr_repr.evaluate.data.labeled import Labeled, labeled, same_width
 from bigr_repr.evaluate.data.segments import IGNORED
 from bigr_repr.evaluate.metrics.interval import Interval
+from bigr_repr.evaluate.probes.edges import edge_of
 from bigr_repr.evaluate.probes.logistic_fit import LogisticFit, LogisticRegression
 from bigr_repr.evaluate.probes.scaling import Scaling, scaling_of, standardize
 from bigr_repr.system.devices import choose_device
@@ -67,21 +69,24 @@ def segment_probe(
     standardized tokens. In testing, its logits are upsampled bilinearly to the mask. grid: values of C; a single one is
     used as given. seed: of the held-out part, and of the token sample if there are too many.
 
-    Raises ValueError for tokens that do not form a square, other shapes, or fewer than two training classes.
+    Raises ValueError for tokens that do not form a square or are not finite, other shapes, too few images to hold any
+    out for a choice among several C, or fewer than two training classes.
     """
     side = _grid_side("train", train_tokens, train_masks)
     _grid_side("test", test_tokens, test_masks)
+    same_width(_flat("train", train_tokens), _flat("test", test_tokens))
     fitter = _Fitter(side, seed, choose_device(device))
     values = sorted(set(grid))
-    chosen, held = fitter.choose(train_tokens, train_masks, values) if len(values) > 1 else (values[0], None)
+    tried = fitter.tried(train_tokens, train_masks, values) if len(values) > 1 else {}
+    chosen = max(tried, key=lambda each: tried[each], default=values[0])
+    held = tried.get(chosen)
     counts = fitter.prepared(train_tokens, train_masks).counts(chosen, test_tokens, test_masks)
     miou, by_class = intersection_over_union(counts.sum(axis=0))
-    ends = {values[0]: "smallest", values[-1]: "largest"}
     choice = f"C={chosen:g} given" if held is None else f"C from {len(values)} values by mIoU on a held-out fifth"
     return SegmentProbe(
         miou=miou, interval=_interval(counts, seed), iou_by_class=by_class, C=chosen, held_out_miou=held,
         pixel_accuracy=float(100 * counts[:, 0].sum() / max(1, counts[:, 2].sum())),
-        edge=f"C={chosen:g} is the {ends[chosen]} of its grid" if held is not None and chosen in ends else None,
+        edge=edge_of("C", chosen, tried, len(values)) if tried else None,
         n_train=len(train_tokens), n_test=len(test_tokens), n_features=train_tokens.shape[2], grid=(side, side),
         protocol=f"linear head on {side} x {side} standardized tokens: multinomial logistic regression of their most "
         f"frequent class, to its optimum, on at most {_TOKENS} tokens; {choice}; logits enlarged bilinearly to "
@@ -95,6 +100,11 @@ def _grid_side(name: str, tokens: NDArray[Any], masks: NDArray[np.uint8]) -> int
         shapes = f"{tokens.shape} and {masks.shape}"
         raise ValueError(f"{name} tokens and masks have shapes {shapes}; expected (n, h * h, D) and (n, S, S)")
     return side
+
+
+def _flat(name: str, tokens: NDArray[Any]) -> Labeled:
+    """The tokens of an image side by side, without labels, after checking their numbers."""
+    return labeled(name, tokens.reshape(len(tokens), -1), np.zeros(len(tokens), np.int64))
 
 
 def intersection_over_union(counts: NDArray[np.int64]) -> tuple[float, dict[int, float]]:
@@ -119,12 +129,13 @@ class _Fitter:
     seed: int
     device: torch.device
 
-    def choose(self, tokens: NDArray[Any], masks: NDArray[np.uint8], values: Sequence[float]) -> tuple[float, float]:
-        """The C that is best on a held-out fifth of the images, and its mIoU there."""
+    def tried(self, tokens: NDArray[Any], masks: NDArray[np.uint8], values: Sequence[float]) -> dict[float, float]:
+        """The mIoU of every C on a held-out fifth of the images. Raises ValueError if that leaves none to train on."""
         apart = np.random.default_rng(self.seed).permutation(len(tokens)) < max(1, round(_HELD_OUT * len(tokens)))
+        if apart.all():
+            raise ValueError(f"{len(tokens)} training images are too few to hold any out; pass a single C")
         head = self.prepared(tokens[~apart], masks[~apart])
-        scores = [intersection_over_union(head.counts(c, tokens[apart], masks[apart]).sum(axis=0))[0] for c in values]
-        return values[int(np.argmax(scores))], max(scores)
+        return {c: intersection_over_union(head.counts(c, tokens[apart], masks[apart]).sum(axis=0))[0] for c in values}
 
     def prepared(self, tokens: NDArray[Any], masks: NDArray[np.uint8]) -> _Head:
         """Tokens and their classes, ready for fitting with any C."""

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bigr_repr.evaluate.data.labeled import Labeled, class_indices
-from bigr_repr.evaluate.probes.heads import train_heads
-from bigr_repr.evaluate.probes.logreg import Trained, edge_of, hold_out
+from bigr_repr.evaluate.probes.edges import edge_of
+from bigr_repr.evaluate.probes.heads import diverged, train_heads
+from bigr_repr.evaluate.probes.logreg import Trained, hold_out
 from bigr_repr.evaluate.probes.protocols import SgdProtocol
 
 Rows = NDArray[np.int64]
@@ -48,7 +49,7 @@ def train_sgd(
         choice, accuracy = _choose(x, y, len(classes), protocol, seeds, split)
         final = train_heads(x, y, len(classes), protocol, seeds, choice)
         if not final.finite.all():
-            raise _diverged(protocol)
+            raise diverged(protocol.rates)
         del x
         for place, i in enumerate(group):
             test = _tensor(pairs[i][1], device)
@@ -100,14 +101,8 @@ def _choose(
     found = torch.stack([torch.stack([right(layer, s) for s in range(len(seeds))]) for layer in range(len(x))])
     found = torch.where(heads.finite, found, -1.0)  # a head that diverged is right by chance where class 0 is
     if (found < 0).all(dim=2).any():
-        raise _diverged(protocol)
-    found = found.clamp_min(0)
-    return found.argmax(dim=2).cpu(), 100 * found.cpu()
-
-
-def _diverged(protocol: SgdProtocol) -> ValueError:
-    rates = ", ".join(f"{rate:g}" for rate in protocol.rates)
-    return ValueError(f"rates={rates}: training diverged; give smaller rates, or features of ordinary size")
+        raise diverged(protocol.rates)
+    return found.argmax(dim=2).cpu(), 100 * found.clamp_min(0).cpu()
 
 
 def _groups(

@@ -6,6 +6,7 @@ import dataclasses
 
 from bigr_repr.evaluate.data.splits import BenchData
 from bigr_repr.evaluate.probes.attentive import AttentiveProbe, attentive_probe
+from bigr_repr.evaluate.probes.edges import warn_of_edges
 from bigr_repr.evaluate.representations.base import TOKENS
 from bigr_repr.evaluate.runs.bench import BenchRow
 from bigr_repr.evaluate.runs.extraction import BenchSettings, Layers, OnProgress, features_of
@@ -41,6 +42,8 @@ def bench_attentive(
         data.test.labels, probe=options, seed=settings.seeds[0], device=settings.device,
     )  # fmt: skip
     on_progress("attentive probe", 1, 1)
+    for view, each in zip(views, found, strict=True):
+        warn_of_edges(view, each.edges)
     return [
         BenchRow(
             representation=features.representation, view=view, dataset=data.name, probe=each, knn=None,

@@ -20,9 +20,10 @@ from torch import Tensor
 from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate.data.labeled import Labeled, class_indices, labeled, shared_classes
 from bigr_repr.evaluate.data.splits import BenchData, Part
-from bigr_repr.evaluate.probes.heads import Heads, train_renewed
+from bigr_repr.evaluate.probes.edges import edge_of, warn_of_edges
+from bigr_repr.evaluate.probes.heads import Heads, diverged, train_renewed
 from bigr_repr.evaluate.probes.linear_probe import sgd_words, summarized
-from bigr_repr.evaluate.probes.logreg import Trained, edge_of, hold_out
+from bigr_repr.evaluate.probes.logreg import Trained, hold_out
 from bigr_repr.evaluate.probes.protocols import SgdProtocol
 from bigr_repr.evaluate.representations.base import Representation, View
 from bigr_repr.evaluate.representations.open import open_representation
@@ -54,7 +55,8 @@ def bench_augmented(
     same fraction of warm-up. Rates are chosen on a held-out fifth, which a single rate does not need. Otherwise as
     `bench`; settings.protocol must not be logreg.
 
-    Raises ValueError for features instead of images, layers of different widths, and as `bench` does.
+    Raises ValueError for features instead of images, layers of different widths, a layer whose heads all diverged, and
+    as `bench` does.
     """
     protocol = settings.probe_protocol
     if not isinstance(protocol, SgdProtocol):
@@ -124,15 +126,9 @@ def _rows(
         heads = []
         for seed in range(len(settings.seeds)):
             scores = _scores(chooser[0], train.features[held], y[held], layer, seed, protocol) if chooser else {}
-            rate = max(scores, key=lambda each: scores[each], default=protocol.rates[0])
-            ranked = final.ranked(_tensor(test.features, place), layer, seed, min(5, len(classes)))
-            heads.append(
-                Trained(
-                    ranked=ranked[protocol.rates.index(rate)].cpu().numpy(), settings={"rate": rate},
-                    held_out_top1=scores.get(rate), edge=edge_of("rate", rate, scores, len(protocol.rates)),
-                )
-            )  # fmt: skip
+            heads.append(_trained(final, _tensor(test.features, place), layer, seed, scores, protocol))
         probe = summarized(train, test, classes, heads, tuple(settings.seeds), words)
+        warn_of_edges(view, probe.edges)
         rows.append(
             BenchRow(
                 representation=plain.representation, view=view, dataset=data.name, probe=probe, knn=None,
@@ -140,6 +136,22 @@ def _rows(
             )
         )  # fmt: skip
     return rows
+
+
+def _trained(
+    final: Heads, test: Tensor, layer: int, seed: int, scores: dict[float, float], protocol: SgdProtocol
+) -> Trained:
+    """The chosen head of a layer and seed. Raises ValueError if it diverged."""
+    rate = max(scores, key=lambda each: scores[each], default=protocol.rates[0])
+    number = protocol.rates.index(rate)
+    if scores.get(rate, 0) < 0 or not final.finite[layer, seed, number]:
+        raise diverged(protocol.rates)
+    ranked = final.ranked(test, layer, seed, min(5, final.bias.shape[-1]))
+    shown = {each: max(score, 0.0) for each, score in scores.items()}
+    return Trained(
+        ranked=ranked[number].cpu().numpy(), settings={"rate": rate}, held_out_top1=shown.get(rate),
+        edge=edge_of("rate", rate, shown, len(protocol.rates)) if shown else None,
+    )  # fmt: skip
 
 
 def _split(
@@ -158,9 +170,9 @@ def _split(
 def _scores(
     heads: Heads, features: np.ndarray, labels: Tensor, layer: int, seed: int, protocol: SgdProtocol
 ) -> dict[float, float]:
-    """Accuracy of every rate on held-out rows, in percent."""
+    """Accuracy of every rate on held-out rows, in percent; negative for one whose head diverged."""
     ranked = heads.ranked(_tensor(features, labels.device), layer, seed, 1)[:, :, 0]
-    right = (ranked == labels).double().mean(dim=1)
+    right = torch.where(heads.finite[layer, seed], (ranked == labels).double().mean(dim=1), -1.0)
     return dict(zip(protocol.rates, (100 * right).tolist(), strict=True))
 
 

@@ -34,7 +34,7 @@ from bigr_repr.system.damaged import named_if_damaged
 from bigr_repr.system.files import replacing
 from bigr_repr.system.threads import map_ahead
 
-__all__ = ["DIGESTS", "FeatureCache", "default_cache"]
+__all__ = ["DIGESTS", "FeatureCache", "default_cache", "digests_of"]
 
 DIGESTS: Final = "digests"  # item: 16 bytes of each image's pixels' hash, (n, 16) uint8
 _BLOCK: Final = 1024
@@ -114,14 +114,8 @@ class FeatureCache:
         items: Sequence[str],
         advance: Callable[[int], None],
     ) -> list[tuple[str, NDArray[Any]]]:
-        source = part.source
-        assert isinstance(source, ImageSet)
-
         def load(row: np.int64) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-            try:
-                image = source.load(int(row))
-            except ImageError as error:
-                raise ImageError(error.kind, f"{part.name}, image {row}: {error}") from error
+            image = _image(part, row)
             return _digest(image), representation.prepare(image)
 
         computed = [item for item in items if item != DIGESTS]
@@ -183,6 +177,19 @@ def _gather(held: dict[int, CachedRow], rows: NDArray[np.int64]) -> NDArray[Any]
         found[list(targets)] = values[list(places)]
     assert found is not None
     return found
+
+
+def digests_of(part: Part, workers: int | None = None) -> NDArray[np.uint8]:
+    """What `DIGESTS` stands for, of a part's images, (n, 16) uint8; nothing is stored. Raises ImageError as `get`."""
+    return np.stack(list(map_ahead(lambda row: _digest(_image(part, row)), part.rows, workers=workers)))
+
+
+def _image(part: Part, row: np.int64) -> Image.Image:
+    assert isinstance(part.source, ImageSet)
+    try:
+        return part.source.load(int(row))
+    except ImageError as error:
+        raise ImageError(error.kind, f"{part.name}, image {row}: {error}") from error
 
 
 def _digest(image: Image.Image) -> NDArray[np.uint8]:

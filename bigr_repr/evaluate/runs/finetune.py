@@ -29,8 +29,9 @@ from bigr_repr.evaluate.representations.base import Representation, View
 from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.representations.trainable import Trainable, trainable
 from bigr_repr.evaluate.runs.bench import BenchRow
+from bigr_repr.evaluate.runs.cache import digests_of
 from bigr_repr.evaluate.runs.extraction import BenchSettings, OnProgress, seen_in_training
-from bigr_repr.evaluate.runs.features import Wanted, facts_of
+from bigr_repr.evaluate.runs.features import Wanted, count_duplicates, facts_of
 from bigr_repr.images.augment import random_resized_crop
 from bigr_repr.system.devices import choose_device
 from bigr_repr.system.threads import map_ahead
@@ -103,13 +104,14 @@ def bench_finetune(
         Labeled(part.name, np.empty((len(part), 0)), part.labels.astype(np.int64)) for part in (data.train, data.test)
     ]
     classes = shared_classes(sides[0], sides[1])
+    facts = _facts(representation, data, settings)
     tuner = _Tuner(representation, network, given, settings, len(classes), device)
     tuner.train(data.train, class_indices(data.train.labels, classes, device), on_progress)
     heads = [Trained(ranked=tuner.ranked(data.test), settings={"rate": given.rate}, held_out_top1=None)]
     return BenchRow(
         representation=representation.name, view=View(item="fine-tuned", layer=block), dataset=data.name, knn=None,
         probe=summarized(sides[0], sides[1], classes, heads, (seed,), given.words(len(data.train))),
-        facts=_facts(representation, data, settings),
+        facts=facts,
     )  # fmt: skip
 
 
@@ -118,7 +120,9 @@ def _facts(representation: Representation, data: BenchData, settings: BenchSetti
         model=representation.name, data=data, settings=settings, layers=(), train=True, tokens=False,
         on_progress=lambda what, done, total: None,
     )  # fmt: skip
-    return facts_of(wanted, representation.record, 0) | seen_in_training(representation, data)
+    sides = [digests_of(part, settings.workers) for part in (data.train, data.test)]
+    duplicates = count_duplicates(sides[0], sides[1], data, "pixel for pixel")
+    return facts_of(wanted, representation.record, duplicates) | seen_in_training(representation, data)
 
 
 class _Tuner:

@@ -16,6 +16,7 @@ from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.evaluate.data.multi_labels import MultiLabels, read_multi_labels
 from bigr_repr.evaluate.data.sources import find_sides, short_name
 from bigr_repr.evaluate.data.splits import BenchData, Part
+from bigr_repr.evaluate.probes.edges import warn_of_edges
 from bigr_repr.evaluate.probes.multi_label import C_MULTI, MultiLabelProbe, multi_label_probe
 from bigr_repr.evaluate.representations.base import View
 from bigr_repr.evaluate.runs.extraction import BenchSettings, Layers, OnProgress, features_of
@@ -71,6 +72,7 @@ def bench_multi_label(
             view.numbers(features.train[view]), truth[0].values, view.numbers(features.test[view]), truth[1].values,
             grid=settings.C or C_MULTI, seed=settings.seeds[0], device=settings.device,
         )  # fmt: skip
+        warn_of_edges(view, [probe.edge])
         rows.append(
             MultiLabelRow(
                 representation=features.representation, view=view, probe=probe, class_names=truth[0].class_names,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bigr_repr._typing import PathLike
 from bigr_repr.evaluate.data.segments import SegmentSet, class_names_of, open_segments
 from bigr_repr.evaluate.data.splits import BenchData, Part, short_name
+from bigr_repr.evaluate.probes.edges import warn_of_edges
 from bigr_repr.evaluate.probes.segment import C_SEGMENT, SegmentProbe, segment_probe
 from bigr_repr.evaluate.representations.base import TOKENS, View
 from bigr_repr.evaluate.runs.extraction import BenchSettings, Layers, OnProgress, features_of
@@ -73,6 +74,7 @@ def bench_segment(
             features.train[view], masks[0], features.test[view], masks[1],
             grid=settings.C or C_SEGMENT, seed=settings.seeds[0], device=settings.device,
         )  # fmt: skip
+        warn_of_edges(view, [probe.edge])
         rows.append(SegmentRow(representation=features.representation, view=view, probe=probe, **named))
     on_progress("segment probe", len(rows), len(rows))
     return rows
