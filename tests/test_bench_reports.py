@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from bigr_repr.evaluate.data.splits import BenchData, Part, open_data
 from bigr_repr.evaluate.probes.attentive import AttentiveProbe
 from bigr_repr.evaluate.probes.knn import knn
 from bigr_repr.evaluate.probes.linear_probe import linear_probe
-from bigr_repr.evaluate.reports import drawings, plots, report
+from bigr_repr.evaluate.reports import drawings, plots, report, tables
 from bigr_repr.evaluate.reports.drawings import draw_cka, draw_confusion, draw_map, draw_neighbors
 from bigr_repr.evaluate.reports.inspection import cka, confusion, plane
 from bigr_repr.evaluate.representations.hidden import Hidden
@@ -242,7 +243,58 @@ def test_a_legend_names_up_to_200_classes(classes: int, columns: int, drawn: lis
     plots.plot_map(np.zeros((classes, 2)), np.arange(classes), [], "", "x.png")
     legend = drawn[0].axes[0].get_legend()
     assert (legend._ncols if legend else 0) == columns
-    assert drawn[0].get_size_inches().tolist() == pytest.approx([6.4 + 1.1 * max(0, columns - 1), 5])
+
+
+@pytest.mark.parametrize("letters", [3, 30, 90])
+def test_a_map_keeps_its_size_beside_names_of_any_length(letters: int, drawn: list[Any]) -> None:
+    names = [str(number).rjust(letters, "x") for number in range(200)]
+    title = "a title of more letters than a line above the map has room for, so that it takes two"
+    plots.plot_map(np.zeros((200, 2)), np.arange(200), names, title, "x.png")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    (pane,), whole = figure.axes, figure.bbox
+    assert pane.bbox.width / figure.dpi > 4.8
+    for part in (pane.title, pane.get_legend()):
+        box = part.get_window_extent()
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1 + 1
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1 + 1
+    assert max(len(each.get_text()) for each in pane.get_legend().get_texts()) == min(letters, 40)
+
+
+def test_a_dollar_in_a_name_begins_no_formula(tmp_path: Path, records: list[dict[str, Any]]) -> None:
+    odd = r"$\x$"
+    plots.plot_map(np.zeros((2, 2)), np.arange(2), [odd, "b"], odd, tmp_path / "map.png")
+    plots.plot_matrix(np.eye(2), [odd] * 2, [odd] * 2, tmp_path / "m.svg", title=odd, labels=(odd, odd), span=(0, 1))
+    hostile = [{**record, "dataset": odd, "representation": f"{odd} {record['representation']}"} for record in records]
+    plots.plot_bars([{**hostile[0], "representation": odd}], tmp_path / "bars.png")
+    plots.plot_sweeps(hostile, tmp_path / "sweeps.png")
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        (np.ones((20, 8)), "features are the same for every image, which makes no map"),
+        (np.full((20, 8), 0.1, np.float32), "features are the same for every image"),  # their mean is another number
+        (np.arange(20.0)[:, None], "features have 1 column; a map needs at least 2"),
+        (np.arange(40.0).reshape(20, 2) * 1e30, "20 rows are longer than .*; scale the features down"),
+    ],
+)
+def test_what_makes_no_map_is_named(method: str, features: NDArray[Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        plane(features, method)
+
+
+def test_features_too_large_for_cka_are_named() -> None:
+    features = np.arange(40.0).reshape(20, 2) * 1e15
+    with pytest.raises(ValueError, match="features are too large: products of float32 overflow; scale them down"):
+        cka(features, features)
+
+
+def test_latex_has_no_character_that_it_reads_otherwise() -> None:
+    text = tables.as_latex([["a|b", "<c>"], ["50 %", "d_e"]])
+    assert r"a\textbar{}b & \textless{}c\textgreater{} \\" in text
+    assert r"50 \% & d\_e \\" in text
 
 
 @pytest.mark.parametrize(
@@ -510,16 +562,18 @@ def test_an_attentive_probe_reads_the_tokens_of_every_layer(
     model = str(save(tiny_model(), tmp_path / "model"))
     asked: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def probed(*given: Any, **more: Any) -> list[str]:
+    first, second = (SimpleNamespace(edges=(), place=place) for place in (1, 2))
+
+    def probed(*given: Any, **more: Any) -> list[SimpleNamespace]:
         asked.append((given, more))
-        return ["first", "second"]
+        return [first, second]
 
     monkeypatch.setattr(attention, "attentive_probe", probed)
     told: list[tuple[str, int, int]] = []
     chosen = dataclasses.replace(settings, protocol="mae", C=(), rates=(0.5,))
     rows = bench_attentive(model, photos, chosen, layers=[1, 3], on_progress=lambda *each: told.append(each))
     assert [(row.view.layer, row.probe, row.knn, row.dataset) for row in rows] == [
-        (1, "first", None, photos.name), (3, "second", None, photos.name)
+        (1, first, None, photos.name), (3, second, None, photos.name)
     ]  # fmt: skip
     assert told[-2:] == [("attentive probe", 0, 1), ("attentive probe", 1, 1)]
     ((train, labels, test, truth), more) = asked[0]

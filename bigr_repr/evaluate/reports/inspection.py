@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from bigr_repr.evaluate.data.labeled import labeled
+from bigr_repr.evaluate.data.labeled import check_lengths, labeled
 from bigr_repr.evaluate.probes.knn import nearest
 from bigr_repr.images.decode import center_crop
 from bigr_repr.images.sheets import contact_sheet
@@ -28,13 +28,20 @@ _K = TypeVar("_K")
 def plane(features: ArrayLike, method: str = "pca", *, seed: int = 0) -> NDArray[np.float32]:
     """Features (n, D) as points (n, 2): by PCA, t-SNE or UMAP, after standardizing columns.
 
-    Raises ValueError for an unknown method or fewer than 4 rows, ImportError if UMAP is not installed.
+    Raises ValueError for an unknown method, fewer than 4 rows or 2 columns, or features that are too large or the same
+    for every image; ImportError if UMAP is not installed.
     """
-    x = labeled("features", features, np.zeros(len(np.asarray(features)), np.int64)).features.astype(np.float32)
+    given = labeled("features", features, np.zeros(len(np.asarray(features)), np.int64))
+    check_lengths(given)
+    x = given.features.astype(np.float32)
     if method not in MAPS:
         raise ValueError(f"method={method!r} is unknown; choose one of {', '.join(MAPS)}")
     if len(x) < 4:
         raise ValueError(f"{len(x)} rows are too few for a map; give at least 4")
+    if x.shape[1] < 2:
+        raise ValueError("features have 1 column; a map needs at least 2")
+    if (x == x[0]).all():
+        raise ValueError("features are the same for every image, which makes no map; extract them again")
     deviation = x.std(axis=0)
     x = (x - x.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
     if method == "umap":
@@ -84,6 +91,8 @@ def cka_matrix(rows: Mapping[_K, ArrayLike], columns: Mapping[_K, ArrayLike]) ->
     if len(lengths) != 1:
         raise ValueError(f"features have {', '.join(map(str, sorted(lengths)))} rows; CKA compares the same images")
     own_left, own_right = ([_cross(x, x) ** 0.5 for x in side] for side in (left, right))
+    if not max(*own_left, *own_right) < np.inf:
+        raise ValueError("features are too large: products of float32 overflow; scale them down")
     if not min(*own_left, *own_right) > 0:
         raise ValueError("features that are the same for every image cannot be compared")
     return np.array(

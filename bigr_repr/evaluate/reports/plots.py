@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,16 +18,19 @@ if TYPE_CHECKING:
 
 _NAMED: Final = 200  # maximum number of classes named
 _LINES: Final = 30  # per column of a legend
+_LETTERS: Final = 40  # maximum of a name in a legend
+_SIDE: Final = 5.3  # inches, of a map
 COLORS: Final = ("#1f4e8c", "#c0792a", "#5a9367", "#8a4f9e", "#b0413e", "#4f8a8b", "#888888")
 
 
 def pyplot() -> Any:
-    """matplotlib.pyplot without a display."""
+    """matplotlib.pyplot without a display; a `$` in a text is one, and does not begin a formula."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.rcParams["text.parse_math"] = False
     return plt
 
 
@@ -144,24 +148,30 @@ def plot_bars(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
 
 
 def plot_map(points: NDArray[Any], labels: NDArray[Any], names: Sequence[str], title: str, path: PathLike) -> None:
-    """Points (n, 2), a color per class; the legend names up to 200 classes."""
+    """Points (n, 2), a color per class; the legend names up to 200 classes, as wide as their names need."""
     import numpy as np
 
     plt = pyplot()
     classes = np.unique(labels)
     columns = -(-len(classes) // _LINES) if len(classes) <= _NAMED else 0
-    figure, pane = plt.subplots(figsize=(6.4 + 1.1 * max(0, columns - 1), 5), layout="constrained")
+    figure, pane = plt.subplots(figsize=(_SIDE, 5), layout="constrained")
     for color, label in zip(class_colors(len(classes)), classes, strict=True):
         rows = labels == label
-        named = names[label] if label < len(names) else str(label)
+        named = _shorten(names[label] if label < len(names) else str(label))
         pane.scatter(*points[rows].T, s=6, color=color, label=named, alpha=0.8, linewidths=0)
     if columns:
-        pane.legend(
+        legend = pane.legend(
             fontsize=7 if columns == 1 else 5, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5),
             markerscale=2, ncols=columns,
         )  # fmt: skip
-    pane.set(title=title, xticks=[], yticks=[])
+        figure.set_figwidth(_SIDE + legend.get_window_extent().width / figure.dpi)
+    pane.set(title=textwrap.fill(title, 60), xticks=[], yticks=[])
     save_figure(figure, path)
+
+
+def _shorten(name: str) -> str:
+    """A name of at most 40 letters, with "…" in place of the rest."""
+    return name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "…"
 
 
 def class_colors(count: int) -> list[tuple[float, float, float]]:
@@ -204,6 +214,6 @@ def plot_matrix(
                 text = f"{value:.2f}" if most <= 1 else f"{value:.0f}"
                 color = "w" if value < least + 0.6 * (most - least) else "k"
                 pane.text(j, i, text, ha="center", va="center", fontsize=6, color=color)
-    pane.set(title=title, ylabel=labels[0], xlabel=labels[1])
+    pane.set(title=textwrap.fill(title, int(11 * side)), ylabel=labels[0], xlabel=labels[1])
     figure.colorbar(image, shrink=0.8)
     save_figure(figure, path)

@@ -30,5 +30,6 @@ def as_latex(lines: Sequence[Sequence[str]], *, names: int = 1) -> str:
 def _escaped(text: str) -> str:
     """Text with LaTeX's special characters escaped."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"}
     special |= {"±": r"$\pm$", "†": r"$\dagger$", "→": r"$\to$", **{mark: "\\" + mark for mark in "&%$#_{}"}}
     return "".join(special.get(mark, mark) for mark in text)
