@@ -24,7 +24,7 @@ def test_a_float_query_orders_a_shortlist_by_what_its_bits_stand_for() -> None:
     cosine /= np.linalg.norm(margins, axis=1)[:, None] * np.linalg.norm(stands_for, axis=1)
     shortlist = np.stack([random.permutation(300)[:40] for _ in wanted])
     shortlist[2, 7:] = -1  # a search that found less
-    rows, distances = asymmetric(binarizer, wanted, lambda query, listed: codes[listed], shortlist, 9)
+    rows, distances = asymmetric(binarizer, wanted, lambda listed: codes[listed], shortlist, 9)
     for i, listed in enumerate(shortlist):
         held = np.sort(listed[listed >= 0])
         expected = held[np.argsort(-cosine[i, held], kind="stable")][:9]

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from bigr_repr_cli.search import report
 from PIL import Image
 from tiny_model import tiny_model, write_pictures
 
@@ -25,7 +26,7 @@ from bigr_repr.codes import from_bytes, hamming, tokens_to_grid
 from bigr_repr.embed import embed_images, read_embeddings
 from bigr_repr.embed.dataset.schema import METADATA_KEY
 from bigr_repr.features.extract import encode_codes
-from bigr_repr.retrieval import HammingIndex, sharding
+from bigr_repr.retrieval import Filter, HammingIndex, sharding
 from bigr_repr.retrieval.codes.dataset import DataCodes
 from bigr_repr.retrieval.codes.decoding import decode_codes
 from bigr_repr.retrieval.codes.files import export_data_codes, read_codes
@@ -226,7 +227,7 @@ def test_codes_and_decoding_go_round(place: Path, tmp_path: Path, bigr: Run) -> 
     assert read_codes(tmp_path / "p.npz").codes.shape == (21, 1)
     code, _, error = bigr("decode", "p.npz", "--out", "no", "--model", place / "model")
     assert code == 1
-    assert "binarised features" in error
+    assert "binarized features" in error
     assert not (tmp_path / "no").exists()
 
 
@@ -655,3 +656,40 @@ def test_the_more_bits_differ_the_redder_is_a_token() -> None:
     image = Image.open(io.BytesIO(base64.b64decode(_heat(hit, view).partition(",")[2])))
     alpha = np.asarray(image.convert("RGBA"))[..., 3]
     assert alpha.tolist() == [[0, 112], [225, 225]]  # half of the bits give full red
+
+
+def test_why_a_search_found_nothing_is_said(place: Path, bigr: Run) -> None:
+    bigr("index", "build", place / "data", "--codes", "bits", "--layer", 3)
+    search = ("search", "00003.png", "--id", "--index", "index", "-k", 3)
+    for options, why in (
+        (("--offset", 500), "no image after the first 500 (--offset): the index holds 21"),
+        (("--match", "no*"), "no image matches the filter"),
+        (("--radius", 0, "--offset", 5), "no image is within 0 of the query after the first 5 (--offset)"),
+        (("--match", "00001*", "--radius", 0), "no image matches the filter and is within 0 of the query"),
+    ):
+        code, text, error = bigr(*search, *options, "--html", "page.html", "--model", place / "model")
+        assert (code, text) == (0, "bits  image\n")
+        assert error == f"{why}\nwritten: page.html\n"  # and nothing of photographs
+    index = HammingIndex.load("index")
+    asked = {"where": Filter(), "radius": None, "offset": 0}
+    assert "raise --effort, or build the index with --kind flat" in report._why_none(index, asked)
+
+
+def test_the_second_page_of_a_table_goes_on_counting(place: Path, bigr: Run) -> None:
+    bigr("index", "build", place / "data", "--codes", "bits", "--layer", 3)
+    text = bigr("search", "00003.png", "--id", "--index", "index", "-k", 2, "--offset", 4, "--csv")[1]
+    assert [row["rank"] for row in csv.DictReader(io.StringIO(text))] == ["5", "6"]
+
+
+def test_layers_to_choose_from_are_named(place: Path, bigr: Run) -> None:
+    code, _, error = bigr("index", "build", place / "data", "--codes", "sign")
+    assert (code, error) == (1, f"error: {place / 'data'} holds layers 1, 3; choose one, for example --layer=3\n")
+
+
+def test_indexes_of_two_kinds_of_codes_are_not_merged(place: Path, bigr: Run) -> None:
+    bigr("index", "build", place / "data", "--codes", "bits", "--layer", 3, "--out", "bits")
+    bigr("index", "build", place / "data", "--codes", "sign", "--layer", 3, "--out", "features")
+    code, _, error = bigr("index", "merge", "bits", "features", "--out", "all")
+    assert (code, "query" in error) == (1, False)
+    assert "features cannot be merged with bits: their codes differ in of was tokenizer bits, is binarized" in error
+    assert "binarized features of tiny-random, layer 3" in bigr("index", "info", "features")[1]

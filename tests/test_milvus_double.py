@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,8 @@ class Table:
         return found
 
     def read(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+        if self.gone:
+            raise ConnectionError("gone")
         assert (np.diff(rows) > 0).all()  # ascending
         return [str(row) for row in rows], self.codes[rows]
 
@@ -391,6 +394,45 @@ def test_a_state_that_vanished_without_another_is_an_error() -> None:
         index.find_region(table.codes[:1], None)  # type: ignore[arg-type]
 
 
+def test_rows_are_read_from_the_state_that_has_replaced_another() -> None:
+    index, table, store = _index()
+    store.table = Table("two", replace(index.header, count=20), table.codes[:20] ^ 1)
+    table.gone = True
+    assert index.names_of(np.array([3, 1])) == ["3", "1"]
+    np.testing.assert_array_equal(index.codes_of(np.array([3, 1])), store.table.codes[[3, 1]])
+    assert index.version == "two"
+    table, store.table = store.table, Table("three", replace(index.header, count=10), table.codes[:10])
+    table.gone = True
+    with pytest.raises(ValueError, match=r"row=12 is outside 0\.\.9: shelf was replaced; search it again"):
+        index.read([1, 12])
+    assert index.read([1, 9])[0] == ["1", "9"]
+    store.table.gone = True
+    with pytest.raises(ConnectionError, match="gone"):
+        index.codes_of(np.array([1]))
+
+
+def test_a_rescored_search_is_of_one_state() -> None:
+    """Although the state disappears between its search and the reading of the hits' codes."""
+    vectors = np.random.default_rng(0).normal(size=(30, 24)).astype(np.float32)
+    binarizer = fit_binarizer("sign", vectors)
+    index, table, store = _index()
+    index.binarizer = binarizer
+    new = Table("two", replace(index.header, binarizer=binarizer), binarizer.encode(vectors))
+    index.header = replace(index.header, binarizer=binarizer)
+    search = table.search
+
+    def last(*asked: Any) -> list[Any]:
+        found = search(*asked)
+        table.gone, store.table = True, new
+        return found
+
+    table.search = last  # type: ignore[method-assign]
+    found = index.find_rescored(new.codes[:2], vectors[:2], 3, rescore=5)
+    expected = StoreIndex(store).find_rescored(new.codes[:2], vectors[:2], 3, rescore=5)
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
 # ---- expressions
 
 
@@ -438,6 +480,23 @@ def test_patterns_and_ids_in_the_words_of_each_store() -> None:
         '(name like "a\\\\_\\\\%\\\\\\\\b%_") and (name in ["x\\"", "y\'"]) and (n == 1)'
     )
     assert native.LANCE.expression(Filter(), SCHEMA) == ""
+
+
+def test_wildcards_alone_are_not_left_to_milvus() -> None:
+    """milvus-lite finds nothing by them."""
+    for everything in (Filter(match="*"), Filter(match="**"), Filter(where="label like '%%'")):
+        assert native.MILVUS.expression(everything, SCHEMA) == "(row >= 0)"
+    assert native.MILVUS.expression(Filter(match=""), SCHEMA) == '(name == "")'
+    assert native.MILVUS.expression(Filter(match="*_*"), SCHEMA) == '(name like "%\\\\_%")'
+    for some in (
+        Filter(match="?"),
+        Filter(match="*?"),
+        Filter(where="label like '_%'"),
+        Filter(where="path like '__'"),
+    ):
+        with pytest.raises(ValueError, match="this store finds nothing by wildcards alone"):
+            native.MILVUS.expression(some, SCHEMA)
+        assert " like " in native.LANCE.expression(some, SCHEMA)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import fnmatch
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -268,3 +269,48 @@ def test_vectors_of_an_index_were_read_as_it_says() -> None:
     bare = reading_of({"layer": None, "pooling": None})
     assert (bare.layer, bare.pool, bare.mirror) == (None, "avg", False)
     assert not bare.condition
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        *(f"n {sign} {value}" for sign in ("=", "!=", "<", "<=", ">", ">=") for value in (
+            "1e10", "0.5e1", "2.5", "-2.5", "9007199254740993", "9.007199254740992e15", "1e300", "-1e300", "1e999",
+        )),
+        "n between 2.5 and 1e10", "n between -1e300 and 4.5", "n in (1e10, 2.5, 5)", "n in (2.5)", "n not in (2.5, 5)",
+    ],
+)  # fmt: skip
+def test_large_integers_are_compared_exactly(where: str) -> None:
+    """Beyond 2^53 a double cannot tell neighbors apart, and Arrow refuses to compare them with one."""
+    numbers = [0, 2, 3, 5, 10**10, 2**53, 2**53 + 1, 2**63 - 1, -3, -(2**63), None]
+    codes = codes_of(len(numbers))
+    index = HammingIndex.build(codes, ids=[str(number) for number in numbers], columns={"n": numbers})
+    name, sign, *rest = where.replace("not in", "not_in").split(" ", 2)
+    assert name == "n"
+
+    def passes(number: int) -> bool:
+        if sign == "between":
+            low, high = (Fraction(each) for each in rest[0].split(" and "))
+            return low <= number <= high
+        if sign in ("in", "not_in"):
+            return (number in [Fraction(each) for each in rest[0].strip("()").split(", ")]) == (sign == "in")
+        value = Fraction(rest[0].replace("e999", "e400"))
+        return bool(
+            {"=": number == value, "!=": number != value, "<": number < value, "<=": number <= value,
+             ">": number > value, ">=": number >= value}[sign]
+        )  # fmt: skip
+
+    found = index.search(codes[0], len(numbers), where=where).ids[0].tolist()
+    assert sorted(found) == sorted(str(number) for number in numbers if number is not None and passes(number))
+
+
+def test_floats_are_compared_with_any_number() -> None:
+    codes = codes_of(3)
+    index = HammingIndex.build(codes, ids=["a", "b", "c"], columns={"x": [1.0, 2.0**60, None]})
+    for where, ids in (
+        ("x > 9007199254740993", ["b"]),
+        ("x in (1, 2.5)", ["a"]),
+        ("x = 1", ["a"]),
+        ("x < 1e400", "ab"),
+    ):
+        assert sorted(index.search(codes[0], 3, where=where).ids[0].tolist()) == list(ids)

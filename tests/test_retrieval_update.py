@@ -22,6 +22,7 @@ from bigr_repr.embed import EmbeddingSet, embed_images
 from bigr_repr.retrieval import HammingIndex, IndexSettings, build_index, search_images, update_index
 from bigr_repr.retrieval.results.photos import PhotoFinder
 from bigr_repr.retrieval.search import views_of
+from bigr_repr.retrieval.update import remove_images
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -146,7 +147,7 @@ def test_a_data_set_that_has_changed_is_spoken_of(model: Path, pre: Pretrained, 
     assert said in bigr(*search)[2]
     assert "".join(said.split()) in "".join(bigr("index", "info", "index")[1].split())  # wherever the line breaks
     record = json.loads(bigr("index", "info", "index", "--json")[1])["dataset"]
-    assert record == {"folder": str(tmp_path / "data"), "rows": 10, "held": 8, "files": 1, "stale": 0}
+    assert record == {"folder": str(tmp_path / "data"), "found": True, "rows": 10, "held": 8, "files": 1, "stale": 0}
     code, text, _ = bigr("index", "update", "index", "--json")
     assert (code, json.loads(text)) == (0, {"kept": 8, "read": 2, "dropped": 0, "files": 1})
     assert bigr(*search)[2] == ""
@@ -167,6 +168,11 @@ def test_a_data_set_that_has_changed_is_spoken_of(model: Path, pre: Pretrained, 
     assert bigr("index", "remove", "index")[0] == 2
     shutil.move(tmp_path / "data", tmp_path / "elsewhere")  # not at hand: nothing is known of it
     assert bigr(*search)[2] == ""
+    said = f"{tmp_path / 'data'}: cannot be found"
+    assert said in bigr(*search, "--html", "page.html", "--model", model)[2]
+    assert "".join(said.split()) in "".join(bigr("index", "info", "index")[1].split())
+    record = json.loads(bigr("index", "info", "index", "--json")[1])["dataset"]
+    assert (record["found"], record["held"]) == (False, 6)
 
 
 # ---- photographs
@@ -263,6 +269,22 @@ def test_thumbnails_are_kept_and_shown(timeout: float | None, pre: Pretrained, t
         assert np.abs(seen - wanted).mean() < 12
     with pytest.raises(ValueError, match=r"thumbnails=8 must be in 16\.\.1024"):
         embed_images(write_pictures(tmp_path / "more", 1), tmp_path / "x", model=pre, layers=(1,), thumbnails=8)
+
+
+def test_photographs_of_the_rows_that_are_left_are_shown(pre: Pretrained, tmp_path: Path) -> None:
+    """After some of the same file were removed from the index: as they were embedded, and as thumbnails."""
+    write_pictures(tmp_path / "photos", 12)
+    embed(tmp_path / "photos", tmp_path / "data", pre, thumbnails=24)
+    build_index(tmp_path / "data", tmp_path / "index")
+    remove_images(tmp_path / "index", ["00002.png"])
+    index = HammingIndex.load(tmp_path / "index")
+    finder = PhotoFinder(source=index.source)
+    for row, id in enumerate(index.ids.to_pylist()):
+        file, small = finder.encoded(id, row)
+        assert file == str(tmp_path / "photos" / id)
+        with Image.open(io.BytesIO(small)) as shown:  # type: ignore[arg-type]
+            seen = np.asarray(shown.resize((8, 6)), float)
+        assert np.abs(seen - np.asarray(picture(int(id[:5])).resize((8, 6)), float)).mean() < 12
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])

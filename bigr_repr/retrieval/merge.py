@@ -12,7 +12,7 @@ from typing import Final
 import pyarrow as pa
 
 from bigr_repr._typing import PathLike
-from bigr_repr.retrieval.codes.provenance import require_same_provenance
+from bigr_repr.retrieval.codes.provenance import differing_fields
 from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.folder_writer import writing
 from bigr_repr.retrieval.index.hamming import HammingIndex
@@ -61,11 +61,8 @@ def _difference(one: HammingIndex, other: HammingIndex) -> str | None:
     """Why two indexes cannot be merged; None if they can."""
     if (one.provenance is None) != (other.provenance is None):
         return "only one of them records which model made its codes"
-    if one.provenance is not None and other.provenance is not None:
-        try:
-            require_same_provenance(one.provenance, other.provenance)
-        except ValueError as error:
-            return str(error)
+    if found := one.provenance and other.provenance and differing_fields(one.provenance, other.provenance):
+        return f"their codes differ in {found}; build both from data sets of one model, with the same --codes"
     mine, theirs = (each.binarizer and each.binarizer.to_safetensors() for each in (one, other))
     if mine != theirs:
         return "their binarizers differ; build the second with: index build --like FIRST"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
 from bigr_repr.retrieval.codes.dataset import DataCodes
-from bigr_repr.retrieval.codes.provenance import require_same_provenance
+from bigr_repr.retrieval.codes.provenance import differing_fields
 from bigr_repr.retrieval.codes.rows import IndexRows
 from bigr_repr.retrieval.codes.source import DataFile, DataSource, full_path, listing
 from bigr_repr.retrieval.index.folder import FolderReader
@@ -270,7 +270,10 @@ def _opened(state: FolderState, folder: str, only: Collection[str]) -> DataCodes
     assert state.provenance is not None
     layer = state.provenance["layer"]
     codes = DataCodes(folder, state.binarizer or "bits", layer=layer, keep=state.columns, only=only)
-    require_same_provenance(state.provenance, codes.provenance)
+    if found := differing_fields(state.provenance, codes.provenance):
+        raise ValueError(
+            f"the index and {folder} do not match: {found}; embed that with the model and settings of the index"
+        )
     return codes
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bigr_repr.codes import code_bytes
 from bigr_repr.images.find import escape_path
 from bigr_repr.retrieval.codes.columns import plain_rows
 from bigr_repr.retrieval.codes.filters import Filter
@@ -93,7 +94,7 @@ def query_of_row(index: ServedIndex, row: int) -> Query:
 
 def query_of_code(index: ServedIndex, code: NDArray[np.uint8]) -> Query:
     """A code as a query: of the index's length; tokenizer codes also allow regions.  Raises ValueError."""
-    length = -(-index.n_bits // 8)
+    length = code_bytes(index.n_bits)
     if code.shape != (length,):
         raise ValueError(f"the code has {code.size} bytes; this index's have {length}")
     return Query(code=code, tokens=code if codes_are_tokens(index) else None, vector=None)

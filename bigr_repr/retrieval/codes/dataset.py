@@ -76,15 +76,22 @@ class DataCodes:
         elif not pooled:
             raise ValueError(f"{self.data.folder} holds one vector per token; embed with pool avg to search images")
         else:
-            self.data.column(layer)  # raises an error that says what is missing
+            self._check_layer(layer)
             self.binarizer = self._fitted(binarizer, n_bits, seed)
         self.n_bits = self.binarizer.n_bits if self.binarizer else int(self.data.n_bits or 0)
         self.kept = self._kept_columns(keep)
         self.provenance = provenance_of(recorded, FEATURES if self.binarizer else BITS, self.layer)
 
     def _layer(self, layer: int | str | None) -> int | str:
-        self.data.column(layer)
+        self._check_layer(layer)
         return self.data.layers[0] if layer is None else layer
+
+    def _check_layer(self, layer: int | str | None) -> None:
+        """Raise ValueError that says what is missing, unless the data set holds vectors of this layer."""
+        if layer is None and len(layers := self.data.layers) > 1:
+            held = ", ".join(map(str, layers))
+            raise ValueError(f"{self.data.folder} holds layers {held}; choose one, for example layer={layers[-1]}")
+        self.data.column(layer)
 
     def _fitted(self, binarizer: str | Binarizer, n_bits: int | None, seed: int) -> Binarizer:
         if isinstance(binarizer, Binarizer):

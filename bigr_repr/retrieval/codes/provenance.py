@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BITS: Final = "tokenizer bits"
 FEATURES: Final = "binarised features"  # as written into index folders: do not change the spelling
+_SHOWN: Final = "binarized features"
 _SHARED: Final = ("model", "weights_sha256", "precision", "preprocessing")
 _TYPES: Final[dict[str, Any]] = {
     "of": str, "layer": int | str | None, "pooling": str | None,
@@ -100,12 +101,15 @@ def provenance_by(pre: Pretrained | ExportedModel, index_provenance: Mapping[str
 
 def require_same_provenance(index_provenance: Mapping[str, Any], query_provenance: Mapping[str, Any]) -> None:
     """Raise ValueError, naming both sides, unless codes of the two can be compared."""
+    if found := differing_fields(index_provenance, query_provenance):
+        raise ValueError(f"index and query do not match: {found}; search an index with the model that made it")
+
+
+def differing_fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What keeps codes of two provenances from being compared, in words; empty if nothing does."""
     from bigr_repr.embed.dataset.schema import incomparable_fields
 
-    if found := incomparable_fields(index_provenance, query_provenance):
-        raise ValueError(
-            f"index and query do not match: {'; '.join(found)}; search an index with the model that made it"
-        )
+    return "; ".join(incomparable_fields(one, other)).replace(FEATURES, _SHOWN)
 
 
 def describe_provenance(provenance: Mapping[str, Any] | None) -> str:
@@ -117,4 +121,5 @@ def describe_provenance(provenance: Mapping[str, Any] | None) -> str:
         pool = "" if reading.pool == "avg" else f" pooled by {reading.pool}"
         layer = f", layer {reading.layer}{pool}{' with mirror images' if reading.mirror else ''}"
         layer += f", read with {reading.condition.words}" if reading.condition else ""
-    return f"{provenance['of']} of {provenance['model']}{layer}"
+    made_of = _SHOWN if provenance["of"] == FEATURES else provenance["of"]
+    return f"{made_of} of {provenance['model']}{layer}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,12 @@ from bigr_repr.system.object_store import ObjectPath, Place, as_place, is_url
 if TYPE_CHECKING:
     from bigr_repr.embed.dataset.read import EmbeddingSet
 
-__all__ = ["DataFile", "DataSource", "Drift", "full_path", "listing", "part_state"]
+__all__ = ["DataFile", "DataSource", "Drift", "Listing", "full_path", "listing", "part_state"]
 
 _PART: Final = re.compile(r"part-.*\.parquet")
+
+
+Listing: TypeAlias = dict[str, tuple[tuple[int, int | None], Place]]
 
 
 class DataFile(NamedTuple):
@@ -117,9 +120,9 @@ class DataSource:
         """The numbers of a data set's parts, by name."""
         return {part.name: number for number, part in enumerate(self.parts) if part.dataset == dataset}
 
-    def drift(self, dataset: int = 0) -> Drift | None:
-        """How a data set has changed; None if it has not, or cannot be found."""
-        now = listing(self.folders[dataset])
+    def drift(self, dataset: int = 0, now: Listing | None = None) -> Drift | None:
+        """How a data set has changed; None if it has not, or cannot be found. now: its listing, if known."""
+        now = listing(self.folders[dataset]) if now is None else now
         if not now:
             return None
         known = {name: self.parts[number] for name, number in self.files_of(dataset).items()}
@@ -154,7 +157,7 @@ class DataSource:
         return cls(folders=tuple(joined), parts=tuple(parts))
 
 
-def listing(folder: str) -> dict[str, tuple[tuple[int, int | None], Place]]:
+def listing(folder: str) -> Listing:
     """The files of a data set by name, in order, with their states and places; empty if it cannot be found.
 
     A store is queried once for all of them.

@@ -5,6 +5,7 @@ sqlglot parses all of SQL; only the forms below are accepted, so an expression c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
@@ -116,13 +117,17 @@ def _literal(node: Node) -> str | int | float | bool | None:
 
 
 def constant(node: Node, name: str, kind: pa.DataType) -> pa.Scalar:
-    """A value in a column's type.  Raises ValueError for a different kind of value."""
+    """A value in a column's type, or a float for integers if it is none.  Raises ValueError for a different kind."""
     value = _literal(node)
     wanted = str if kind == pa.large_string() or is_time(kind) else bool if pa.types.is_boolean(kind) else int | float
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         form = {str: "text in quotes", bool: "true or false"}.get(wanted, "a number without quotes")  # type: ignore[arg-type]
         raise ValueError(f"where: {name} is {type_name(kind)}; compare it with {form}, not {value!r:.60}")
     try:
+        if pa.types.is_floating(kind):
+            value = float(value)
+        elif isinstance(value, float) and abs(value) < 1 << 63 and value == int(value):
+            value = int(value)  # Arrow refuses to compare large integers with floats
         return pa.scalar(value).cast(kind) if is_time(kind) else pa.scalar(value)
     except (pa.ArrowInvalid, OverflowError) as error:
         raise ValueError(f"where: {name} is {type_name(kind)}, which {value!r:.60} is not ({error})") from None
@@ -163,12 +168,24 @@ def _compared(node: Node, name: str, values: pa.ChunkedArray) -> pa.ChunkedArray
         return pc.match_like(values, pattern, ignore_case=isinstance(node, exp.ILike))
     if isinstance(node, exp.In):
         listed = [value(part) for part in node.expressions]
-        if len({type(each) for each in listed}) > 1:  # 1 and 2.5
-            listed = [each.cast(pa.float64()) for each in listed]
-        wanted = pa.array([each.as_py() for each in listed], listed[0].type)
+        if pa.types.is_integer(values.type):
+            listed = [each for each in listed if not pa.types.is_floating(each.type)]
+        wanted = pa.array([each.as_py() for each in listed], listed[0].type if listed else values.type)
         known = pc.is_in(values.cast(wanted.type) if pa.types.is_floating(wanted.type) else values, value_set=wanted)
         return pc.if_else(pc.is_valid(values), known, None)
     if isinstance(node, exp.Between):
         low, high = (value(node.args[end]) for end in ("low", "high"))
-        return pc.and_kleene(pc.greater_equal(values, low), pc.less_equal(values, high))
-    return _COMPUTE[COMPARISONS[type(node)]](values, value(node.expression))
+        return pc.and_kleene(_ordered(">=", values, low), _ordered("<=", values, high))
+    return _ordered(COMPARISONS[type(node)], values, value(node.expression))
+
+
+def _ordered(sign: str, values: pa.ChunkedArray, scalar: pa.Scalar) -> pa.ChunkedArray:
+    """values sign scalar; integers are compared with a float that is none of them by the integer next to it."""
+    if not (pa.types.is_integer(values.type) and pa.types.is_floating(scalar.type)):
+        return _COMPUTE[sign](values, scalar)
+    number = scalar.as_py()
+    if sign in ("=", "!=") or abs(number) >= 1 << 63:
+        holds = sign == "!=" or (sign != "=" and sign[0] == ("<" if number > 0 else ">"))
+        return pc.if_else(pc.is_valid(values), holds, None)
+    low = math.floor(number)
+    return pc.less_equal(values, low) if sign[0] == "<" else pc.greater(values, low)

@@ -44,7 +44,7 @@ def rescorer(
         if stored is not None:
             return by_cosine(stored, wanted, shortlist, k)
         assert binarizer is not None
-        return asymmetric(binarizer, wanted, lambda query, rows: codes[rows], shortlist, k)
+        return asymmetric(binarizer, wanted, lambda rows: codes[rows], shortlist, k)
 
     return order
 
@@ -53,33 +53,43 @@ def by_cosine(
     stored: NDArray[Any], wanted: NDArray[Any], shortlist: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The k best of each query's shortlist (q, s; -1: none) by cosine: rows, and distances 1 - cosine."""
-    rows = np.full((len(wanted), k), -1, np.int64)
-    distances = np.full((len(wanted), k), np.nan, np.float32)
-    for i, (query, listed) in enumerate(zip(wanted.astype(np.float64), shortlist, strict=True)):
-        some = np.sort(listed[listed >= 0])  # in file order
-        vectors = stored[some].astype(np.float64)
+
+    def cosines(query: NDArray[np.float64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        vectors = stored[rows].astype(np.float64)
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
-        cosine = (vectors @ query) / np.where(lengths > 0, lengths, 1)
-        best = np.argsort(-cosine, kind="stable")[:k]
-        rows[i, : len(best)] = some[best]
-        distances[i, : len(best)] = np.maximum(0, 1 - cosine[best])
-    return rows, distances
+        cosine: NDArray[np.float64] = (vectors @ query) / np.where(lengths > 0, lengths, 1)
+        return cosine
+
+    return _best(wanted.astype(np.float64), shortlist, k, cosines)
 
 
 def asymmetric(
-    binarizer: Binarizer, vectors: ArrayLike, codes: Callable[[int, NDArray[np.int64]], NDArray[np.uint8]],
+    binarizer: Binarizer, vectors: ArrayLike, codes: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
     shortlist: NDArray[np.int64], k: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:  # fmt: skip
     """The k best of each query's shortlist (q, s; -1: none) by the queries' floats (q, D) and the rows' bits.
 
     A bit stands for a number: the rows' average distance above or below the bit's threshold. The distance is
-    1 - cosine between the query and these numbers, 0..2. codes(query, rows): packed codes of some rows.
+    1 - cosine between the query and these numbers, 0..2. codes(rows): packed codes of some rows.
     """
-    rows = np.full((len(shortlist), k), -1, np.int64)
-    distances = np.full((len(shortlist), k), np.nan, np.float32)
-    for i, (margins, listed) in enumerate(zip(binarizer.margins(vectors), shortlist, strict=True)):
-        some = np.sort(listed[listed >= 0])
-        cosine = bit_cosine(binarizer, margins[None], codes(i, some))[0]
+
+    def cosines(margins: NDArray[np.float64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        (cosine,) = bit_cosine(binarizer, margins[None], codes(rows))
+        return np.asarray(cosine)
+
+    return _best(binarizer.margins(vectors), shortlist, k, cosines)
+
+
+def _best(
+    queries: NDArray[np.float64], shortlist: NDArray[np.int64], k: int,
+    cosines: Callable[[NDArray[np.float64], NDArray[np.int64]], NDArray[np.float64]],
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:  # fmt: skip
+    """The k best of each query's shortlist (q, s; -1: none) by cosines(query, rows): rows, and distances."""
+    rows = np.full((len(queries), k), -1, np.int64)
+    distances = np.full((len(queries), k), np.nan, np.float32)
+    for i, (query, listed) in enumerate(zip(queries, shortlist, strict=True)):
+        some = np.sort(listed[listed >= 0])  # in file order
+        cosine = cosines(query, some)
         best = np.argsort(-cosine, kind="stable")[:k]
         rows[i, : len(best)] = some[best]
         distances[i, : len(best)] = np.maximum(0, 1 - cosine[best])

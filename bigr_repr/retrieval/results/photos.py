@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -19,11 +19,12 @@ from bigr_repr.images.decode import decode_image
 from bigr_repr.images.find import unescape_path
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
-from bigr_repr.retrieval.codes.source import DataSource
+from bigr_repr.retrieval.codes.source import DataFile, DataSource
 
 __all__ = ["PhotoFinder", "thumbnail"]
 
 log = logging.getLogger(__name__)
+_FILES: Final = 8  # of data sets whose paths are kept
 _LONGEST: Final = 320  # longer side of a thumbnail, in pixels
 
 
@@ -86,19 +87,35 @@ class PhotoFinder:
             holders = (path.rpartition("#")[0], *map(str, Path(path).parents))
             entry = container_entry(path) if self._images is None and any(map(self._may_read, holders)) else None
             return None if entry is None else self._encoded(entry, None)
-        _, part, place = self._source.place_of(row)
-        found = locator.entry(part.name, place) if part.held == part.rows else None
+        _, part, place = self._place_of(id, row)
+        found = None if place is None else locator.entry(part.name, place)
         return self._encoded(found, locator) if found is not None and found.path == id else None
 
     def _kept(self, id: str, row: int) -> bytes | None:
         """The thumbnail stored in the data set."""
         if self._source is None:
             return None
+        folder, part, place = self._place_of(id, row)
+        return None if place is None else read_thumbnail(folder, part.name, place, id)
+
+    def _place_of(self, id: str, row: int) -> tuple[str, DataFile, int | None]:
+        """The data set, file and place in that file of a row; no place if it cannot be told.
+
+        Once the index has dropped rows of a file, the place is that of the only row with this path there.
+        """
+        assert self._source is not None
         folder, part, place = self._source.place_of(row)
-        return read_thumbnail(folder, part.name, place, id) if part.held == part.rows else None
+        if part.held == part.rows:
+            return folder, part, place
+        found = self._paths(folder, part.name).get(id, ())
+        return folder, part, found[0] if len(found) == 1 else None
 
     def _locator_of(self, row: int) -> RowLocator | None:
         return None if self._source is None else self._locators(self._source.place_of(row)[0])
+
+    @cached_property
+    def _paths(self) -> Callable[[str, str], dict[str, list[int]]]:
+        return lru_cache(_FILES)(_paths)
 
     @cached_property
     def _locators(self) -> Callable[[str], RowLocator | None]:
@@ -120,6 +137,17 @@ class PhotoFinder:
         recorded = USUAL_COLUMNS if locator is None else locator.columns
         (picture,) = pictures([entry], recorded if self._column is None else Columns(image=self._column))
         return fetch(picture)
+
+
+def _paths(folder: str, part: str) -> dict[str, list[int]]:
+    """The places of every path in a file of a data set.  Raises OSError or ValueError for one that cannot be read."""
+    from bigr_repr.embed.dataset.read import EmbeddingSet
+
+    batches = EmbeddingSet(folder, only=[part]).column_batches(["path"])
+    places: dict[str, list[int]] = {}
+    for place, path in enumerate(path for batch in batches for path in batch.column("path").to_pylist()):
+        places.setdefault(path, []).append(place)
+    return places
 
 
 def _locator(folder: str) -> RowLocator | None:

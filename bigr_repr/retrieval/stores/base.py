@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bigr_repr.retrieval.stores.native import Dialect
 
 _FORMAT: Final = 1
+_STATES: Final = 3  # tries to read the codes of the state that was searched
 _SAME: Final = 64  # maximum number of rows with one id when looking for the first
 _BINARIZER: Final = "binariser"  # in the header it keeps the spelling of the first version
 
@@ -222,19 +223,19 @@ class StoreIndex:
 
     def read(self, rows: Sequence[int]) -> tuple[list[str], NDArray[np.uint8]]:
         """Ids and packed codes (n, bytes) of rows, ascending.  Raises ConnectionError."""
-        return self._table.read(np.asarray(rows, np.int64))
+        return self._read(np.asarray(rows, np.int64))
 
     def codes_of(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Packed codes (n, bytes) of rows, in any order.  Raises ConnectionError."""
         if not len(rows):
             return np.empty((0, code_bytes(self.n_bits)), np.uint8)
         listed, places = np.unique(rows, return_inverse=True)
-        return self._table.read(listed)[1][places]
+        return self._read(listed)[1][places]
 
     def names_of(self, rows: NDArray[np.int64]) -> list[str]:
         """Ids of rows, in any order.  Raises ConnectionError."""
         listed, places = np.unique(rows, return_inverse=True)
-        names = self._table.read(listed)[0] if len(listed) else []
+        names = self._read(listed)[0] if len(listed) else []
         return [names[place] for place in places.tolist()]
 
     def row_of(self, id: str) -> int:
@@ -242,6 +243,19 @@ class StoreIndex:
         any_code = np.zeros((1, code_bytes(self.n_bits)), np.uint8)
         found = self.find(any_code, min(len(self), _SAME), where=Filter(ids=(id,))).rows
         return int(min(found[found >= 0], default=-1))
+
+    def _read(self, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.uint8]]:
+        """Ids and codes of rows, ascending; of the state that has replaced this one if it is gone."""
+        try:
+            return self._table.read(rows)
+        except ConnectionError:
+            if not self._reopened():
+                raise
+            if len(rows) and rows[-1] >= len(self):
+                raise ValueError(
+                    f"row={rows[-1]} is outside 0..{len(self) - 1}: {self._store.place} was replaced; search it again"
+                ) from None
+            return self._table.read(rows)
 
     def _hits(self, codes: NDArray[np.uint8], k: int, effort: int | None, where: str | None) -> list[Hits]:
         try:
@@ -297,15 +311,17 @@ class StoreIndex:
             raise ValueError(f"rescore={rescore} must be at least 1: the multiple of k to consider")
         scope = Scope.of(len(self), k, None, within.get("radius"), within.get("offset", 0))
         most = min(len(self), rescore * scope.depth)
-        listed = self.find(queries, most, effort=effort, where=within.get("where"))
         floats = np.atleast_2d(np.asarray(vectors))
-        if len(floats) != len(listed.rows):
-            raise ValueError(f"{len(listed.rows)} query codes but {len(floats)} vectors; give one per code")
-
-        def codes_of(query: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-            return self.codes_of(rows)
-
-        rows, distances = asymmetric(self.binarizer, floats, codes_of, listed.rows, scope.depth)
+        for _ in range(_STATES):
+            listed = self.find(queries, most, effort=effort, where=within.get("where"))
+            if len(floats) != len(listed.rows):
+                raise ValueError(f"{len(listed.rows)} query codes but {len(floats)} vectors; give one per code")
+            table = self._table
+            rows, distances = asymmetric(self.binarizer, floats, self.codes_of, listed.rows, scope.depth)
+            if self._table is table:  # otherwise another state has replaced it, with other row numbers
+                break
+        else:
+            raise ConnectionError(f"{self._store.place} was replaced {_STATES} times during this search; try again")
         ids = np.full(rows.shape, None, object)
         for i, found in enumerate(rows):
             names = dict(zip(listed.rows[i].tolist(), listed.ids[i].tolist(), strict=True))

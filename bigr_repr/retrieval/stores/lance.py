@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bigr_repr.codes import code_bytes
 from bigr_repr.embed.dataset.schema import METADATA_KEY
 from bigr_repr.retrieval.stores.base import CodeBatch, Finish, Header, Hits
 from bigr_repr.retrieval.stores.limits import ANSWER, ROWS, Signs, within
@@ -57,7 +58,7 @@ class LanceStore:
         """Commits one version of the table after all rows: until then readers see the previous one."""
         from lancedb.index import IvfFlat
 
-        kind = pa.list_(pa.uint8(), -(-header.n_bits // 8))
+        kind = pa.list_(pa.uint8(), code_bytes(header.n_bits))
         fields = [pa.field("row", pa.int64()), pa.field("id", pa.string()), pa.field("code", kind)]
         kept = pushed_columns(None if header.columns is None else header.columns.empty_table(), self.place, nulls=True)
         fields += [] if kept is None else kept.schema

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bigr_repr.codes import code_bytes
 from bigr_repr.retrieval.stores.base import CodeBatch, Finish, Header, Hits
 from bigr_repr.retrieval.stores.limits import ANSWER, ROWS, Timed, within
 from bigr_repr.retrieval.stores.native import MILVUS, pushed_columns
@@ -114,7 +115,7 @@ class MilvusStore:
         rows = f"{self._name}_{secrets.token_hex(6)}"
         try:
             with self._reaching():
-                self._make(rows, 8 * -(-header.n_bits // 8), header.lists, header.columns)
+                self._make(rows, 8 * code_bytes(header.n_bits), header.lists, header.columns)
                 for start, ids, codes, columns in batches:
                     kept = pushed_columns(columns, self.place, nulls=False)
                     more = [{}] * len(codes) if kept is None else kept.to_pylist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,7 @@ from bigr_repr.retrieval.codes.where import COMPARISONS, Node, constant, mask_of
 __all__ = ["LANCE", "MILVUS", "Dialect", "pushed_columns"]
 
 _TAKEN: Final = {"row", "id", "name", "code", "_distance", "_rowid"}  # names that the stores' tables use themselves
+_ESCAPED: Final = re.compile(r"\\.", re.DOTALL)
 _OPPOSITE: Final = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
@@ -25,7 +27,8 @@ class Dialect:
     """A store's syntax of expressions.
 
     id: its name for the ids. equal: its equality operator. text, name: quoting functions. brackets: of lists. ilike:
-    whether it has ilike and "not like". nulls: whether it can hold nulls.
+    whether it has ilike and "not like". nulls: whether it can hold nulls. wildcards: whether a pattern may consist of
+    wildcards alone.
     """
 
     id: str
@@ -35,12 +38,13 @@ class Dialect:
     brackets: str
     ilike: bool
     nulls: bool
+    wildcards: bool
 
     def expression(self, chosen: Filter, schema: pa.Schema) -> str:
         """A filter for an index with columns of this schema.  Raises ValueError for what it or the store lacks."""
         parts = []
         if chosen.match is not None:
-            parts.append(f"{self.name(self.id)} like {self.text(_pattern(chosen.match))}")
+            parts.append(self._like(self.name(self.id), "like", _pattern(chosen.match)))
         if chosen.ids is not None:
             listed = ", ".join(self.text(str(id)) for id in chosen.ids)
             parts.append(f"{self.name(self.id)} in {self.brackets[0]}{listed}{self.brackets[1]}")
@@ -84,10 +88,23 @@ class Dialect:
             if not self.ilike and (negated or isinstance(node, exp.ILike)):
                 raise ValueError("where: this store has neither ilike nor not like; search the index folder")
             like = "ilike" if isinstance(node, exp.ILike) else "like"
-            return f"{column} {no}{like} {value(node.expression)}"
+            return self._like(column, no + like, constant(node.expression, name, kind).as_py())
         sign = COMPARISONS[type(node)]
         sign = _OPPOSITE[sign] if negated else sign
         return f"{column} {self.equal if sign == '=' else sign} {value(node.expression)}"
+
+    def _like(self, column: str, like: str, pattern: str) -> str:
+        """A comparison with a pattern.  Raises ValueError for wildcards alone if the store finds nothing by them."""
+        if not self.wildcards and not _ESCAPED.sub("x", pattern).strip("%_"):
+            if not pattern:
+                return f"{column} {self.equal} {self.text('')}"
+            if "_" in pattern:
+                raise ValueError(
+                    f"where, match: this store finds nothing by wildcards alone, such as {pattern!r:.60}; add a "
+                    "letter, or search the index folder"
+                )
+            return "row >= 0"
+        return f"{column} {like} {self.text(pattern)}"
 
     def _value(self, scalar: pa.Scalar, name: str, kind: pa.DataType) -> str:
         if is_time(kind):
@@ -105,11 +122,11 @@ class Dialect:
 
 
 LANCE: Final = Dialect(
-    id="id", equal="=", brackets="()", ilike=True, nulls=True,
+    id="id", equal="=", brackets="()", ilike=True, nulls=True, wildcards=True,
     text=lambda text: "'" + text.replace("'", "''") + "'", name=lambda name: f"`{name}`",
 )  # fmt: skip
 MILVUS: Final = Dialect(
-    id="name", equal="==", brackets="[]", ilike=False, nulls=False,
+    id="name", equal="==", brackets="[]", ilike=False, nulls=False, wildcards=False,
     text=lambda text: json.dumps(text, ensure_ascii=False), name=lambda name: name,
 )  # fmt: skip
 

@@ -163,10 +163,11 @@ def command(
     opened = _opened(index, name, search, show)
     options = _options(opened, search)
     found = _by_id(opened, query, show, options) if by_id else _by_picture(opened, query, model, show, options)
-    print_hits(found, opened, as_json=as_json, as_csv=show.as_csv)
-    if show.html or show.montage:
+    wanted = bool(show.html or show.montage)
+    print_hits(found, opened, options, as_json=as_json, as_csv=show.as_csv)
+    if wanted:
         write_views(found, opened, model, show, quiet=as_json)
-    if warning := drift_of(opened, index):
+    if warning := drift_of(opened, index, photographs=wanted):
         typer.echo(f"warning: {warning}", err=True)
     if found.failures:
         raise typer.Exit(1)

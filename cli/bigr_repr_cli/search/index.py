@@ -19,7 +19,7 @@ app = typer.Typer(
     help="Build, inspect, update and copy indexes of binary codes.",
 )
 IndexKind = StrEnum("IndexKind", ["flat", "ivf", "hnsw", "hash"])
-Kept = StrEnum("Kept", ["float16", "float32", "none"])
+StoredVectors = StrEnum("StoredVectors", ["float16", "float32", "none"])
 StoreKind = StrEnum("StoreKind", ["flat", "ivf"])
 
 
@@ -91,9 +91,9 @@ class KeepOptions:
     """What to store for each image, and how to make its code."""
 
     vectors: Annotated[
-        Kept,
+        StoredVectors,
         typer.Option(help="Number type of stored vectors, for search --rescore; none: do not store them."),
-    ] = Kept.float16
+    ] = StoredVectors.float16
     keep: Annotated[
         list[str] | None,
         typer.Option(help="Column of the data set to keep, for search --where. May be repeated; label is always kept."),
@@ -163,7 +163,7 @@ def build(
     how: dict[str, Any] = {
         "binarizer": codes if rows.like is None else _binarizer_of(rows.like), "n_bits": n_bits,
         "layer": stored_layer(layer), "kind": settings, "seed": settings.seed, "keep": rows.keep or (),
-        "vectors": None if rows.vectors == Kept.none else rows.vectors,
+        "vectors": None if rows.vectors == StoredVectors.none else rows.vectors,
     }  # fmt: skip
     if cut.shards is not None:
         _build_shards(embeddings, out, cut, how, as_json=as_json)

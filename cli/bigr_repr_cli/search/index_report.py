@@ -6,15 +6,17 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import typer
 
 from bigr_repr.images.find import escape_path
 from bigr_repr.retrieval import KINDS, HammingIndex
 from bigr_repr.retrieval.codes.provenance import describe_provenance
-from bigr_repr.retrieval.codes.source import DataSource, Drift
+from bigr_repr.retrieval.codes.source import DataSource, Drift, listing
 from bigr_repr.retrieval.stores.base import StoreIndex
+
+_NOT_FOUND: Final = "{}: cannot be found"
 
 
 def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
@@ -35,16 +37,23 @@ def print_index(index: HammingIndex, folder: Path, *, as_json: bool) -> None:
     Console().print(table)
 
 
-def drift_of(index: HammingIndex | StoreIndex, folder: str) -> str | None:
-    """A line for each data set that has changed since the index was built; None if none has, or none can be found.
+def drift_of(index: HammingIndex | StoreIndex, folder: str, *, photographs: bool) -> str | None:
+    """A line for each data set that has changed since the index was built; None if none has.
 
-    Rows that were removed from the index do not count as missing.
+    photographs: whether one that cannot be found counts too, because they are wanted from there. Rows that were removed
+    from the index do not count as missing.
     """
     source = index.source if isinstance(index, HammingIndex) else None
     if source is None:
         return None
-    drifts = ((source.drift(number), where) for number, where in enumerate(source.folders))
-    return "\n".join(_changed(drift, where, folder) for drift, where in drifts if drift and drift.files) or None
+    lines = []
+    for number, where in enumerate(source.folders):
+        now = listing(where)
+        if not now and photographs:
+            lines.append(f"{_NOT_FOUND.format(escape_path(where))}; it may know photographs that are not shown")
+        elif (drift := source.drift(number, now)) is not None and drift.files:
+            lines.append(_changed(drift, where, folder))
+    return "\n".join(lines) or None
 
 
 def _changed(drift: Drift, where: str, folder: str) -> str:
@@ -57,7 +66,13 @@ def _changed(drift: Drift, where: str, folder: str) -> str:
 
 def _dataset(source: DataSource, number: int, folder: str) -> str:
     """A data set, and how many of its rows the index lacks."""
-    drift, where = source.drift(number), source.folders[number]
+    where = source.folders[number]
+    if not (now := listing(where)):
+        return (
+            f"{_NOT_FOUND.format(escape_path(where))}, so changes are unknown; if it has moved: bigr-repr index update "
+            f"{shlex.quote(escape_path(folder))} NEW-PLACE"
+        )
+    drift = source.drift(number, now)
     if drift is not None and drift.files:
         return _changed(drift, where, folder)
     if drift is None:
@@ -70,9 +85,12 @@ def _datasets(index: HammingIndex) -> list[dict[str, Any]]:
     if source is None:
         return []
     held = [sum(source.parts[i].held for i in source.files_of(n).values()) for n in range(len(source.folders))]
-    drifts = [source.drift(number) or Drift(rows, rows, 0, 0) for number, rows in enumerate(held)]
-    folders = map(escape_path, source.folders)
-    return [{"folder": folder, **drift._asdict()} for folder, drift in zip(folders, drifts, strict=True)]
+    listed = []
+    for number, (folder, rows) in enumerate(zip(source.folders, held, strict=True)):
+        now = listing(folder)
+        drift = source.drift(number, now) or Drift(rows, rows, 0, 0)
+        listed.append({"folder": escape_path(folder), "found": bool(now), **drift._asdict()})
+    return listed
 
 
 def missed_target(index: HammingIndex) -> str | None:

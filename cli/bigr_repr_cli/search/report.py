@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import typer
 from bigr_repr.images.find import one_line
 from bigr_repr.retrieval import HammingIndex
 from bigr_repr.retrieval.codes.columns import plain_rows
+from bigr_repr.retrieval.codes.filters import Filter
 from bigr_repr.retrieval.index.shard_list import is_sharded
 from bigr_repr.retrieval.results.views import Searched
 from bigr_repr.retrieval.stores.base import StoreIndex
@@ -45,8 +47,13 @@ def check_place(place: str, name: str, processes: int) -> None:
         )
 
 
-def print_hits(found: Searched, index: HammingIndex | StoreIndex, *, as_json: bool, as_csv: bool = False) -> None:
-    """Print the hits of every query: ids and distances; in JSON and CSV, also the index's columns."""
+def print_hits(
+    found: Searched, index: HammingIndex | StoreIndex, asked: Mapping[str, Any], *, as_json: bool, as_csv: bool = False
+) -> None:
+    """Print the hits of every query: ids and distances; in JSON and CSV, also the columns of an index folder.
+
+    asked: the options of the search, which explain why a query has no hits.
+    """
     kind = "cosine distance" if found.rescored else "bits"
     if as_json:
         listed = _hits(found, index, columns=True)
@@ -57,7 +64,7 @@ def print_hits(found: Searched, index: HammingIndex | StoreIndex, *, as_json: bo
     for _, message in found.failures:
         typer.echo(f"error: {one_line(message)}", err=True)
     if as_csv:
-        _print_csv(_hits(found, index, columns=True))
+        _print_csv(_hits(found, index, columns=True), 1 + asked["offset"])
         return
     for number, (name, hits) in enumerate(_hits(found, index)):
         if len(found.names) > 1:
@@ -69,7 +76,22 @@ def print_hits(found: Searched, index: HammingIndex | StoreIndex, *, as_json: bo
             for id in hit.get("near_duplicates", ()):
                 typer.echo(f"{'':>{width}}    {one_line(id)}")
         if not hits:
-            typer.echo("no image matches the filter or is within the distance", err=True)
+            typer.echo(_why_none(index, asked), err=True)
+
+
+def _why_none(index: HammingIndex | StoreIndex, asked: Mapping[str, Any]) -> str:
+    """Why a query has no hits."""
+    chosen, radius, offset = asked["where"], asked["radius"], asked["offset"]
+    limits = [
+        *(["matches the filter"] if chosen is not None and chosen != Filter() else []),
+        *([f"is within {radius:g} of the query"] if radius is not None else []),
+    ]
+    if limits:
+        after = f" after the first {offset:,} (--offset)" if offset else ""
+        return f"no image {' and '.join(limits)}{after}"
+    if offset >= len(index):
+        return f"no image after the first {offset:,} (--offset): the index holds {len(index):,}"
+    return "the approximate search found no image; raise --effort, or build the index with --kind flat"
 
 
 def write_views(
@@ -93,7 +115,7 @@ def write_views(
     if not quiet:
         written = " and ".join(str(path) for path in (show.html, show.montage) if path is not None)
         typer.echo(f"written: {written}", err=True)
-    if views and not any(hit.photo for view in views for hit in view.hits):
+    if any(view.hits for view in views) and not any(hit.photo for view in views for hit in view.hits):
         typer.echo("no photograph of a hit was found; name the folder that was embedded with --images FOLDER", err=True)
 
 
@@ -115,15 +137,15 @@ def _hits(
     return listed
 
 
-def _print_csv(listed: list[tuple[str, list[dict[str, Any]]]]) -> None:
-    """One line for each hit: query, rank from 1, id, distance, and kept columns."""
+def _print_csv(listed: list[tuple[str, list[dict[str, Any]]]], first: int) -> None:
+    """One line for each hit: query, rank from `first`, id, distance, and kept columns."""
     names = list(dict.fromkeys(name for _, hits in listed for hit in hits for name in hit.get("columns", ())))
     grouped = any("near_duplicates" in hit for _, hits in listed for hit in hits)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["query", "rank", "id", "distance", *(["near_duplicate_of"] if grouped else []), *names])
     for query, hits in listed:
-        for rank, hit in enumerate(hits, 1):
+        for rank, hit in enumerate(hits, first):
             values = [hit.get("columns", {}).get(name) for name in names]
             writer.writerow([query, rank, hit["id"], hit["distance"], *([""] if grouped else []), *values])
             for id in hit.get("near_duplicates", ()):
