@@ -227,6 +227,7 @@ def test_a_store_filters_as_the_folder_does(store: str, tmp_path: Path) -> None:
     lacking = ["odd name", *(["path not like", "ilike"] if store == "milvus" else [])]  # which it refuses
     texts = [where for where, _ in PASSING if not any(each in where for each in lacking)]
     filters: list[Filter] = [Filter(where=where) for where in texts]
+    filters += [Filter(match="*"), Filter(where="label like '%%'"), Filter(where="width > 1e2")]
     filters += [Filter(match="b/1*_%.pn?"), Filter(ids=(NAMES[5], NAMES[9])), Filter(where="width > 9.0 and good")]
     for chosen in filters:
         wanted, found = (each.find(queries, 5, where=chosen, offset=1, radius=70) for each in (index, opened))
