@@ -159,7 +159,6 @@ def test_features_stand_beside_models_on_the_same_rows(tmp_path: Path, settings:
     (tmp_path / "suite.yaml").write_text(
         f"k: 3\nC: 0.1\ndatasets: [{{dataset: digits, limit: 60, test_limit: 40}}]\n"
         f"models: [pixels:8, {{name: file, features: {{digits: {files}}}}},"
-        " {name: elsewhere, features: {cifar10: {train: a.npy}}},"
         " {model: 'timm:test_vit?checkpoint=none.pth', name: missing, optional: true}]"
     )
     records = run_suite(read_suite(tmp_path / "suite.yaml"), tmp_path / "out", settings)

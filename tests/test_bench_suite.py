@@ -83,10 +83,6 @@ def test_a_suite_goes_on_where_it_was(model: str, file: Path, tmp_path: Path, mo
     assert records[-1]["knn"]["metric"] == "hamming"
     run_suite(suite.limited(100, None), tmp_path / "out", settings)  # other images: measured anew
     assert len(done) == 7
-    for damaged in (tmp_path / "out" / "rows").iterdir():
-        damaged.write_text("[3]")
-    with pytest.raises(ValueError, match=r"/rows/\w+\.json cannot be used: .*; remove it, and run the suite again$"):
-        run_suite(suite, tmp_path / "out", settings)
 
 
 # The command, which waits to be killed when it has eight rows: however late that comes, it has not ended.
@@ -216,6 +212,66 @@ def test_other_settings_are_measured_anew(file: Path, tmp_path: Path, monkeypatc
         for _ in range(2):  # and what is there already is not
             run_suite(dataclasses.replace(suite, **change), tmp_path / "out", settings)  # type: ignore[arg-type]
         assert len(calls) == done, change
+
+
+@pytest.mark.parametrize("damaged", ["", "[3]", "[]", "{}", "[{", "[" * 100_000])
+def test_a_damaged_result_is_measured_again(
+    damaged: str, file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.write_text("datasets: [{dataset: digits, limit: 60, test_limit: 40}]\nmodels: ['pixels:4']\nk: 5\nC: 1")
+    suite, settings = read_suite(file), BenchSettings(cache=tmp_path / "cache", device="cpu")
+    (first,) = run_suite(suite, tmp_path / "out", settings)
+    (path,) = (tmp_path / "out" / "rows").iterdir()
+    path.write_text(damaged)
+    (again,) = run_suite(suite, tmp_path / "out", settings)
+    assert {**again, "date": ""} == {**first, "date": ""}
+    assert f"{path} cannot be used" in caplog.text
+    assert "it is measured again" in caplog.text
+    assert run_suite(suite, tmp_path / "out", settings) == [again]
+
+
+def _digits_features(folder: Path) -> str:
+    for side, count in (("train", 1198), ("test", 599)):
+        np.save(folder / f"{side}.npy", np.zeros((count, 3), np.float32))
+    return f"{{train: {folder}/train.npy, test: {folder}/test.npy}}"
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("{model: 'timm:test_vit?random', layers: [99]}", r"timm:test_vit\?random on digits: .*99"),
+        ("{model: 'pixels:4', name: P, layers: [3]}", "P on digits: pixels:4 has no layers; leave layer out"),
+        ("{model: 'pixels:4', name: P, pool: max}", "P on digits: pool='max' is not for pixels:4"),
+        ("{model: 'pixels:4', name: P, codes: true}", "P on digits: pixels:4 has no bits; leave codes out"),
+        ("{name: clip, features: {digits: {train: no/such.npy, test: b.npy}}}", r"no/such\.npy"),
+        (
+            "{name: clip, layers: [3], features: {digits: FILES}}",
+            "clip on digits: digits holds features, which have no",
+        ),
+        ("{name: clip, pool: max, features: {digits: FILES}}", "clip on digits: pool='max' is for tokens"),
+    ],
+)
+def test_what_a_later_line_lacks_ends_a_suite_before_anything_is_measured(
+    entry: str, said: str, file: Path, tmp_path: Path
+) -> None:
+    entry = entry.replace("FILES", _digits_features(tmp_path))
+    file.write_text(f"datasets: [digits]\nmodels: ['pixels:8', {entry}]")
+    with pytest.raises((ValueError, OSError), match=said):
+        run_suite(read_suite(file), tmp_path / "out", BenchSettings(cache=tmp_path / "cache", device="cpu"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_images_of_a_later_data_set_end_a_suite_before_anything_is_measured(file: Path, tmp_path: Path) -> None:
+    file.write_text("datasets: [digits, {dataset: digits, name: few, limit: 60}]\nmodels: ['pixels:8']\nk: 100")
+    with pytest.raises(ValueError, match=r"k=\(100,\) are all above the 60 training images"):
+        run_suite(read_suite(file), tmp_path / "out", BenchSettings(cache=tmp_path / "cache", device="cpu"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_features_of_a_data_set_that_is_not_measured_are_named(file: Path) -> None:
+    file.write_text("datasets: [digits]\nmodels: [{name: clip, features: {digitz: {train: a.npy}}}]")
+    with pytest.raises(ValueError, match="features of clip: 'digitz' is none of the data sets, which are digits"):
+        read_suite(file)
 
 
 @pytest.mark.parametrize("broken", ["datasets:\n  - no/such/place", "models:\n  - timm:resnet9000"])

@@ -31,7 +31,16 @@ from bigr_repr.evaluate.runs.cache import FeatureCache
 from bigr_repr.evaluate.runs.extraction import BenchFeatures, BenchSettings, Layers, OnProgress, features_of
 from bigr_repr.system.machine import describe_machine
 
-__all__ = ["BenchRow", "bench", "bench_generation", "bench_retrieval", "best_row", "chosen_row", "unmeasured_neighbor"]
+__all__ = [
+    "BenchRow",
+    "bench",
+    "bench_generation",
+    "bench_retrieval",
+    "best_row",
+    "check_k",
+    "chosen_row",
+    "unmeasured_neighbor",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -228,11 +237,16 @@ def _probes(features: BenchFeatures, settings: BenchSettings, on_progress: OnPro
     return found
 
 
+def check_k(k: Sequence[int], train: Part) -> None:
+    """Raises ValueError if there are too few training images for every number of neighbors."""
+    if min(k) > len(train):
+        raise ValueError(f"k={tuple(k)} are all above the {len(train)} training images; choose smaller ones")
+
+
 def _fitting(k: Sequence[int], train: Part) -> list[int]:
     """The numbers of neighbors for which there are enough training images; others are logged."""
+    check_k(k, train)
     fitting = [value for value in k if value <= len(train)]
-    if not fitting:
-        raise ValueError(f"k={tuple(k)} are all above the {len(train)} training images; choose smaller ones")
     if left_out := [str(value) for value in k if value > len(train)]:
         _log.warning("%s has %d images: k=%s is left out", train.name, len(train), ", ".join(left_out))
     return fitting

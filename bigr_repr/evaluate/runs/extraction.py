@@ -25,7 +25,7 @@ from bigr_repr.evaluate.runs import best_layer
 from bigr_repr.evaluate.runs.cache import DIGESTS, FeatureCache
 from bigr_repr.evaluate.runs.features import BenchFeatures, Wanted, count_duplicates, facts_of, with_tokens
 from bigr_repr.evaluate.runs.settings import BenchSettings, Layers, OnProgress
-from bigr_repr.evaluate.runs.stored import read_embeddings, read_features
+from bigr_repr.evaluate.runs.stored import check_embeddings, check_features, read_embeddings, read_features
 from bigr_repr.system.devices import choose_device
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "BenchSettings",
     "Layers",
     "OnProgress",
+    "check_wanted",
     "extract_together",
     "features_of",
     "seen_in_training",
@@ -56,19 +57,44 @@ def features_of(
     train: False leaves the training side out, if only test images are needed. tokens: also return the tokenizer's bits,
     if there are any, as the last view.
     """
-    if settings.codes and layers:
-        raise ValueError("codes belong to no block: leave layer out, or codes")
     choose_device(settings.device)  # fail now, not after hours
     wanted = Wanted(
         model=model, data=data, settings=settings, layers=layers, train=train, tokens=tokens, on_progress=on_progress
     )
-    kinds: tuple[tuple[type, Callable[[Wanted], BenchFeatures]], ...] = (
-        (ImageSet, _extracted), (EmbeddingSet, read_embeddings), (FeatureSet, read_features),
+    read: dict[type, Callable[[Wanted], BenchFeatures]] = {
+        ImageSet: _extracted, EmbeddingSet: read_embeddings, FeatureSet: read_features,
+    }  # fmt: skip
+    return read[_kind(wanted)](wanted)
+
+
+def check_wanted(
+    data: BenchData, settings: BenchSettings, layers: Layers | None, *, model: str | None, opened: Representation | None
+) -> None:
+    """Raise the ValueError of `features_of` for a model, layers or settings that do not fit, without computing.
+
+    opened: the model, for images. "best" passes: an earlier sweep of the same run may find it.
+    """
+    layers = None if layers is None else tuple(layer for layer in layers if layer != best_layer.BEST)
+    wanted = Wanted(
+        model=model, data=data, settings=settings, layers=layers, train=True, tokens=False,
+        on_progress=lambda what, done, total: None,
     )  # fmt: skip
-    for kind, read in kinds:
-        if isinstance(data.train.source, kind) and isinstance(data.test.source, kind):
-            return read(wanted)
-    raise ValueError(f"{data.name}: one side has features and the other images; use two of a kind")
+    kind = _kind(wanted)
+    if kind is not ImageSet:
+        (check_embeddings if kind is EmbeddingSet else check_features)(wanted)
+    elif opened is not None:
+        _views(opened, wanted)
+
+
+def _kind(wanted: Wanted) -> type:
+    """What both sides are. Raises ValueError if they differ, and for codes of blocks."""
+    if wanted.settings.codes and wanted.layers:
+        raise ValueError("codes belong to no block: leave layer out, or codes")
+    sources = wanted.data.train.source, wanted.data.test.source
+    for kind in (ImageSet, EmbeddingSet, FeatureSet):
+        if all(isinstance(source, kind) for source in sources):
+            return kind
+    raise ValueError(f"{wanted.data.name}: one side has features and the other images; use two of a kind")
 
 
 # ---- images
@@ -81,8 +107,6 @@ def _extracted(wanted: Wanted) -> BenchFeatures:
         wanted.model or DEFAULT_MODEL, device=device, seed=settings.seeds[0], condition=settings.condition
     )
     views, chosen_by = _views(representation, wanted)
-    if settings.center and any(view.n_bits is not None for view in views):
-        raise ValueError(f"{representation.name} has bits, which have no mean to subtract (center=True); leave it out")
     views = with_tokens(views, representation.n_bits if wanted.tokens else None)
     cache = FeatureCache(settings.cache, batch_size=settings.batch_size, workers=settings.workers)
     items = [*dict.fromkeys(item for view in views for item in view.items), DIGESTS]
@@ -125,7 +149,14 @@ def extract_together(
 
 
 def _views(representation: Representation, wanted: Wanted) -> tuple[list[View], dict[str, Any]]:
-    """The views to measure, and the origin of a block called "best"."""
+    """The views to measure, and the origin of a block called "best". Raises ValueError for bits without a mean."""
+    views, chosen_by = _named_views(representation, wanted)
+    if wanted.settings.center and any(view.n_bits is not None for view in views):
+        raise ValueError(f"{representation.name} has bits, which have no mean to subtract (center=True); leave it out")
+    return views, chosen_by
+
+
+def _named_views(representation: Representation, wanted: Wanted) -> tuple[list[View], dict[str, Any]]:
     settings, layers, reading = wanted.settings, wanted.layers, wanted.settings.reading
     if layers is None:
         return representation.views(range(representation.layers), reading), {}

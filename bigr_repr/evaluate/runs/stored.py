@@ -23,7 +23,7 @@ from bigr_repr.evaluate.runs.features import BenchFeatures, Wanted, count_equal_
 from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.features.pools import NONE
 
-__all__ = ["read_embeddings", "read_features"]
+__all__ = ["check_embeddings", "check_features", "read_embeddings", "read_features"]
 
 _AS_THEY_ARE: Final = "avg"  # the default pool: already pooled vectors stay unchanged
 _ITEM: Final = "layer-"
@@ -32,14 +32,7 @@ _ITEM: Final = "layer-"
 def read_features(wanted: Wanted) -> BenchFeatures:
     """Features from files of any tool."""
     data, settings = wanted.data, wanted.settings
-    sources = data.train.source, data.test.source
-    if wanted.layers or settings.codes or settings.mirror or settings.condition:
-        has_no = "no layer, codes, mirror image or condition"
-        raise ValueError(f"{data.name} holds features, which have {has_no}; leave these out")
-    first = sources[0]
-    assert isinstance(first, FeatureSet)
-    if first.features.ndim == 2 and settings.pool != "avg":
-        raise ValueError(f"pool={settings.pool!r} is for tokens (n, N, D); {first.files[0]} holds one vector per image")
+    first = check_features(wanted)
     view = View(item="features")
     sides = []
     for part in wanted.parts:
@@ -54,6 +47,28 @@ def read_features(wanted: Wanted) -> BenchFeatures:
     return BenchFeatures(
         representation=name, data=data, train=sides[0] if wanted.train else {}, test=sides[-1], facts=facts
     )
+
+
+def check_features(wanted: Wanted) -> FeatureSet:
+    """The training side's features. Raises ValueError for settings that are not for features."""
+    data, settings = wanted.data, wanted.settings
+    if wanted.layers or settings.codes or settings.mirror or settings.condition:
+        has_no = "no layer, codes, mirror image or condition"
+        raise ValueError(f"{data.name} holds features, which have {has_no}; leave these out")
+    first = data.train.source
+    assert isinstance(first, FeatureSet)
+    if first.features.ndim == 2 and settings.pool != "avg":
+        raise ValueError(f"pool={settings.pool!r} is for tokens (n, N, D); {first.files[0]} holds one vector per image")
+    return first
+
+
+def check_embeddings(wanted: Wanted) -> None:
+    """Raises ValueError for a model, layers or settings that differ from those of the embeddings."""
+    first, second = wanted.data.train.source, wanted.data.test.source
+    assert isinstance(first, EmbeddingSet)
+    assert isinstance(second, EmbeddingSet)
+    _check_stored(wanted, first, second)
+    _stored_views(wanted, first)
 
 
 def read_embeddings(wanted: Wanted) -> BenchFeatures:

@@ -14,10 +14,11 @@ from bigr_repr._typing import PathLike
 from bigr_repr.datasets import ImageSet
 from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.evaluate.data.splits import BenchData, with_features
+from bigr_repr.evaluate.representations.base import Representation
 from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.runs import best_layer
-from bigr_repr.evaluate.runs.bench import bench
-from bigr_repr.evaluate.runs.extraction import BenchSettings, extract_together
+from bigr_repr.evaluate.runs.bench import bench, check_k
+from bigr_repr.evaluate.runs.extraction import BenchSettings, check_wanted, extract_together
 from bigr_repr.evaluate.runs.settings import Layers
 from bigr_repr.evaluate.runs.suite_file import ALL, Suite, SuiteData, SuiteModel, read_suite
 from bigr_repr.features.condition import FeatureCondition
@@ -29,6 +30,7 @@ __all__ = ["Suite", "SuiteData", "SuiteModel", "read_suite", "run_suite"]
 _ROWS: Final = "rows"
 _Identity = tuple[str, dict[str, Any]]  # a representation's fingerprint and record
 _Reading = tuple[str, FeatureCondition]  # a model's name and condition
+_Pair = tuple[BenchData, SuiteModel]
 
 _log = logging.getLogger(__name__)
 
@@ -51,14 +53,7 @@ def run_suite(
         C=suite.C,
         batch=suite.batch,
     )  # fmt: skip
-    # Anything that cannot be opened ends the suite now, not after hours of work.
-    opened = _opened(suite)
-    images = any(isinstance(data.train.source, ImageSet) for data in opened)
-    identities = _identities(suite) if images else {}
-    pairs = [(data, model) for data in opened for model in suite.models if _fits(data, model, identities)]
-    if not pairs:
-        names = ", ".join(data.name for data in opened)
-        raise FileNotFoundError(f"no model of {suite.name} is available on {names}; get the weights of one, or add one")
+    pairs, identities = _checked(suite, settings)
     folder = Path(out) / _ROWS
     folder.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
@@ -67,12 +62,45 @@ def run_suite(
         if not done or data is not pairs[done - 1][0]:
             models = [other for its, other in pairs if its is data]
             _extract_ahead(folder, data, models, identities, settings, on_progress)
-        if model.features:
-            files = model.features[data.name]
-            data = with_features(data, files["train"], files.get("test"))  # noqa: PLW2901
-        records += _measured(folder, data, model, _identity_on(data, model, identities), settings, on_progress)
+        given = _given(data, model)
+        records += _measured(folder, given, model, _identity_on(given, model, identities), settings, on_progress)
     on_progress("suite", len(pairs), len(pairs))
     return records
+
+
+def _checked(suite: Suite, settings: BenchSettings) -> tuple[list[_Pair], dict[_Reading, _Identity]]:
+    """What to measure, data set by data set, after checking that everything can be opened and has what is wanted of it:
+    anything else would end the suite after hours of work.
+    """
+    opened = _opened(suite)
+    for data in opened:
+        check_k(settings.k, data.train)
+    images = [data for data in opened if isinstance(data.train.source, ImageSet)]
+    identities = _identities(suite, images, settings) if images else {}
+    pairs = [(data, model) for data in opened for model in suite.models if _fits(data, model, identities)]
+    if not pairs:
+        names = ", ".join(data.name for data in opened)
+        raise FileNotFoundError(f"no model of {suite.name} is available on {names}; get the weights of one, or add one")
+    for data, model in pairs:
+        if model.features or data not in images:
+            _check(_given(data, model), model, settings, None)
+    return pairs, identities
+
+
+def _check(data: BenchData, model: SuiteModel, settings: BenchSettings, opened: Representation | None) -> None:
+    layers = None if isinstance(model.layers, str) else model.layers
+    try:
+        check_wanted(data, _own_settings(model, settings), layers, model=model.model or model.name, opened=opened)
+    except ValueError as error:
+        raise ValueError(f"{model.label} on {data.name}: {error}") from error
+
+
+def _given(data: BenchData, model: SuiteModel) -> BenchData:
+    """The data as this model takes them: with its features, if it is files of these."""
+    if not model.features:
+        return data
+    files = model.features[data.name]
+    return with_features(data, files["train"], files.get("test"))
 
 
 def _opened(suite: Suite) -> list[BenchData]:
@@ -90,8 +118,10 @@ def _opened(suite: Suite) -> list[BenchData]:
     return found
 
 
-def _identities(suite: Suite) -> dict[_Reading, _Identity]:
-    """Identity of each model; an optional one without weights is left out, with a warning."""
+def _identities(suite: Suite, images: Sequence[BenchData], settings: BenchSettings) -> dict[_Reading, _Identity]:
+    """Identity of each model, after checking all its lines on the images; an optional one without weights is left out,
+    with a warning.
+    """
     found: dict[_Reading, _Identity] = {}
     for model in suite.models:
         reading = model.model, model.read_with
@@ -105,6 +135,10 @@ def _identities(suite: Suite) -> dict[_Reading, _Identity]:
             _log.warning("%s is left out: %s", model.label, error)
             continue
         found[reading] = representation.fingerprint, representation.record
+        for data in images:
+            for line in suite.models:
+                if (line.model, line.read_with) == reading:
+                    _check(data, line, settings, representation)
     return found
 
 
@@ -166,16 +200,33 @@ def _measured(
         )
         layers = tuple(noted["layer"] if layer == best_layer.BEST else layer for layer in layers)
     path = folder / f"{_key(data, model, layers, identity, settings)}.json"
-    if not path.exists():
+    found = _stored(path)
+    if found is None:
         _log.info("%s on %s", model.label, data.name)
         wanted = None if layers == ALL else layers
         name = model.model or model.name
         rows = bench(name, data, settings, layers=wanted, on_progress=on_progress)
+        text = json.dumps([row.record() for row in rows], indent=1)
         with replacing(path) as file:
-            file.write(json.dumps([row.record() for row in rows], indent=1).encode())
-    with usable(path, "remove it, and run the suite again"):
-        found = [as_object(record) for record in parsed(path.read_bytes())]
+            file.write(text.encode())
+        found = json.loads(text)
     return [{**record, "dataset": data.name, "representation": model.label} for record in found]
+
+
+def _stored(path: Path) -> list[dict[str, Any]] | None:
+    """The records of a file; None if there is none or it is damaged: it is removed, with a warning."""
+    if not path.exists():
+        return None
+    try:
+        with usable(path, "it is measured again"):
+            records = parsed(path.read_bytes())
+            if not isinstance(records, list) or not records:
+                raise ValueError("it holds no rows of a measurement")
+            return [as_object(record) for record in records]
+    except ValueError as error:
+        _log.warning("%s", error)
+        path.unlink()
+        return None
 
 
 def _key(

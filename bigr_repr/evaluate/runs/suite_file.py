@@ -162,6 +162,12 @@ class Suite:
             labels = [entry.label for entry in entries]
             if twice := {label for label in labels if labels.count(label) > 1}:
                 raise ValueError(f"{kind}: {', '.join(sorted(twice))} occurs twice; give each entry a name of its own")
+        known = [entry.label for entry in self.datasets]
+        for model in self.models:
+            if strange := [name for name in model.features if name not in known]:
+                raise ValueError(
+                    f"features of {model.name}: {strange[0]!r} is none of the data sets, which are {', '.join(known)}"
+                )
 
     def limited(self, limit: int | None, test_limit: int | None) -> Suite:
         """The same suite with at most this many images per side, for a quick run."""
