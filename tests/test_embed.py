@@ -311,6 +311,20 @@ def test_what_may_not_be_read_or_written(pre: Pretrained) -> None:
         with pytest.raises(PermissionError, match="closed"):
             run(folder / "in", folder / "out2", pre)
         (folder / "in" / "closed").chmod(0o700)
+        (folder / "in" / "closed").rmdir()
+        for name in ("half/deep/inner/a.png", "parts.parquet/half/deep/a.parquet"):  # can be listed, not entered
+            write_pictures((folder / "in" / name).parent, 1)
+            half = folder / "in" / name.partition("/deep")[0]
+            half.chmod(0o644)
+            with pytest.raises(PermissionError, match=r"deep/?: the folder cannot be listed; change its permissions"):
+                run(half.parent if half.parent.suffix else folder / "in", folder / "out", pre, update=True)
+            half.chmod(0o700)
+        write_pictures(folder / "elsewhere" / "in", 1)
+        (folder / "in" / "link").symlink_to(folder / "elsewhere" / "in")
+        (folder / "elsewhere").chmod(0)
+        with pytest.raises(PermissionError, match="link: the folder cannot be listed"):
+            run(folder / "in", folder / "out", pre, update=True)
+        (folder / "elsewhere").chmod(0o700)
 
 
 @pytest.mark.parametrize(

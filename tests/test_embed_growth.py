@@ -613,6 +613,14 @@ def test_an_array_and_its_paths(stored: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "c.npy"), data.codes)
 
 
+def test_an_export_says_what_is_missing(stored: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"out holds layers 1, 2; name one of them as the layer$"):
+        export_embeddings(stored, tmp_path / "f.npy")
+    with pytest.raises(ValueError, match=r"to=s3://bkt/f\.npy: exports are local files; export to a local path"):
+        export_embeddings(stored, "s3://bkt/f.npy", layer=1)
+    assert export_embeddings(stored, f"file://localhost{tmp_path}/f.npy", layer=1).files[0] == tmp_path / "f.npy"
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_tokens_and_half_precision(pre: Pretrained, tmp_path: Path, dtype: str) -> None:
     write_pictures(tmp_path / "in", 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import types
 from pathlib import Path
 from typing import Any
@@ -392,7 +393,14 @@ def test_quantizing_leaves_out_a_tokenizer_that_keeps_its_bits(tokenizer: str, m
     double.IgnoredScope = lambda names, validate: ("scope", names, validate)  # type: ignore[attr-defined]
     double.Dataset = lambda batches, read: [read(batch) for batch in batches]  # type: ignore[attr-defined]
     double.ModelType = types.SimpleNamespace(TRANSFORMER="transformer")  # type: ignore[attr-defined]
-    double.quantize = lambda network, data, **given: asked.update(given, data=data) or "made"  # type: ignore[attr-defined]
+    logger = logging.getLogger("nncf")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+
+    def quantize(network: str, data: Any, **given: Any) -> str:
+        asked.update(given, data=data, level=logger.getEffectiveLevel())
+        return "made"
+
+    double.quantize = quantize  # type: ignore[attr-defined]
     monkeypatch.setitem(__import__("sys").modules, "nncf", double)
     images = np.arange(20 * 12, dtype=np.float32).reshape(20, 3, 2, 2)
     made = manifest(precision="int8", tokenizer=tokenizer)
@@ -401,6 +409,7 @@ def test_quantizing_leaves_out_a_tokenizer_that_keeps_its_bits(tokenizer: str, m
     assert np.array_equal(np.concatenate([each["images"] for each in asked["data"]]), images)
     assert asked["ignored_scope"] == (("scope", ["a", "b"], False) if tokenizer == "float32" else None)
     assert (asked["subset_size"], asked["model_type"]) == (3, "transformer")
+    assert (asked["level"], logger.level) == (logging.WARNING, logging.INFO)  # it has hundreds of lines to say
 
 
 # ---- opening

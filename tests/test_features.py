@@ -236,8 +236,9 @@ def test_wrong_tensors_are_refused(pre: Pretrained, pixels: torch.Tensor) -> Non
     for layer in ("4+8", "1+mid+x", "1+"):
         with pytest.raises(ValueError, match="layer="):
             FeatureExtractor(pre, (layer,))
-    with pytest.raises(ValueError, match="batch_size=0"):
-        extract_features(pixels, model=pre, layer=2, batch_size=0)
+    for size in (0, 2.5, "2"):
+        with pytest.raises(ValueError, match=f"batch_size={size!r} must be a whole number, at least 1"):
+            extract_features(pixels, model=pre, layer=2, batch_size=size)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="fp8"):
         as_dtype("fp8")
     with pytest.raises(ValueError, match="gpu9"):

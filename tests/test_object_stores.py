@@ -478,6 +478,28 @@ def test_the_command_takes_urls(
     assert error.startswith("error: s3://no-such-bucket/x: no such")
 
 
+def test_an_object_that_was_rewritten_is_not_mixed_with_what_it_was(
+    store: ObjectPath, pre: Pretrained, tmp_path: Path
+) -> None:
+    pictures = [path.read_bytes() for path in write_pictures(tmp_path / "in", 4)]
+
+    def write(contents: list[bytes], name: str = "in") -> None:
+        pq.write_table(pa.table({"image": contents}), tmp_path / "in.parquet")
+        put(store / f"{name}.parquet", (tmp_path / "in.parquet").read_bytes())
+
+    write(pictures[:3])
+    run([store / "in.parquet"], store / "out", pre)
+    before = read_embeddings(store / "out").vectors
+    write(pictures[::-1])
+    with pytest.raises(ValueError, match=r"in\.parquet has changed since it was listed .* would be mixed; write"):
+        run([store / "in.parquet"], store / "out", pre, update=True)
+    assert (read_embeddings(store / "out").vectors == before).all()
+    (store / "in.parquet").unlink()
+    write(pictures[3:], "new")
+    done = run([store / "new.parquet"], store / "out", pre, update=True)  # what is gone is no obstacle
+    assert (done.rows, done.gone) == (4, 3)
+
+
 @pytest.mark.slow
 def test_an_index_asks_a_store_a_fixed_number_of_times_whether_it_is_up_to_date(
     store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from bigr_repr.embed.dataset.damage import forget_damage, noted
@@ -18,8 +19,8 @@ from bigr_repr.embed.dataset.parts import ListedPart, forget_parts, write_parts
 from bigr_repr.embed.dataset.plan import Plan, commit_plan, extend_plan, list_inputs, revoke_plan
 from bigr_repr.embed.dataset.schema import Recipe, incomparable_fields
 from bigr_repr.embed.dataset.status import StatusFile
-from bigr_repr.embed.inputs.changed import reopen, reopen_damaged
-from bigr_repr.embed.inputs.dedup import Earlier, list_digests, list_duplicates, release_doubles
+from bigr_repr.embed.inputs.changed import reopen, reopen_damaged, reopen_doubles
+from bigr_repr.embed.inputs.dedup import Earlier, digests_now, list_digests, list_duplicates, release_doubles
 from bigr_repr.embed.inputs.update import KnownInputs, changes
 from bigr_repr.embed.options import EmbedOptions
 from bigr_repr.images.find import Source
@@ -132,6 +133,8 @@ class EmbedJob:
         if only is None or only:
             reopen_damaged(old, self.ledger, self.recipe.schema, only=only)
             forget_damage(self.folder)
+        if self.recipe.dedup:
+            reopen_doubles(old, self.ledger, self.recipe.schema, partial(digests_now, old))
         return self._extend(old, sources, options) if options.update else old
 
     def _begin(self, sources: Iterable[Source], options: EmbedOptions) -> Plan:

@@ -139,6 +139,11 @@ class Plan:
         stamps = {each.file: each.stamp for _, each in self.containers() if is_url(each.file)}
         return changed_file(stamps, unless_gone=True)
 
+    @property
+    def knows_containers(self) -> bool:
+        """Whether the container files of all lists are recorded, as earlier versions did not."""
+        return all((self.folder / _named(_CONTAINERS, number)).exists() for number in range(len(self.lists)))
+
     def containers(self) -> Iterator[tuple[int, Container]]:
         """Container files, each with the number of its list; none in plans of earlier versions."""
         for number in range(len(self.lists)):

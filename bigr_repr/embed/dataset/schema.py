@@ -23,6 +23,7 @@ from bigr_repr.features.pools import vector_shape
 from bigr_repr.images.color import ICC
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 from bigr_repr.system.differences import differences
+from bigr_repr.system.records import as_object, parsed
 from bigr_repr.system.sums import sealed, unsealed
 
 METADATA_KEY = b"bigr_repr"
@@ -185,7 +186,7 @@ def read_provenance(schema: pa.Schema, name: str) -> dict[str, Any]:
     if text is None:
         raise ValueError(f"{name}: not written by bigr-repr embed (metadata {METADATA_KEY.decode()!r} is missing)")
     try:
-        provenance: dict[str, Any] = json.loads(text)
+        provenance = as_object(parsed(text))
     except ValueError as error:
         raise ValueError(f"{name}: damaged, its provenance cannot be read ({error})") from error
     if provenance.get("format") != 1:

@@ -20,6 +20,7 @@ from bigr_repr._typing import PathLike
 from bigr_repr.embed.dataset.plan import RUN_FOLDER, open_plan
 from bigr_repr.system.files import replacing
 from bigr_repr.system.object_store import ObjectPath, Place, as_place
+from bigr_repr.system.records import as_object, parsed
 
 _NAME: Final = "status.json"
 _EVERY: Final = 10.0  # seconds between updates
@@ -95,8 +96,7 @@ def embed_status(out: PathLike) -> EmbedStatus:
 
 def _told(place: Place) -> dict[str, Any]:
     with suppress(OSError, ValueError):
-        content = json.loads(place.read_text("utf-8"))
-        return content if isinstance(content, dict) else {}
+        return as_object(parsed(place.read_bytes()))
     return {}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.dataset.shards import read_shard
 from bigr_repr.system.object_store import is_url
 
-__all__ = ["Reopened", "renewed", "reopen", "reopen_damaged", "stamps_of"]
+__all__ = ["Reopened", "renewed", "reopen", "reopen_damaged", "reopen_doubles", "stamps_of"]
 
 log = logging.getLogger(__name__)
 
@@ -94,19 +94,50 @@ def reopen(
         amendment = _Amendment({}, _relabeled(record, entries, here, labels, start))
         if record is not None:
             doubles = set(plan.duplicates(unit)) - set(record.released)
-            amendment.kinds.update(_judged(record, entries, here, doubles, drop_gone))
+            amendment.kinds.update(_judged(record, entries, here, drop_gone))
             amendment.kinds.update(dict.fromkeys(amendment.labels.keys() - doubles, CHANGED))
-            touched |= {failure.path for failure in record.failures if failure.error == GONE and dedup}
-        elif dedup:  # it will have no row of what no longer exists
-            touched |= {entries[place].path for place in np.flatnonzero(~here)}
+        elif drop_gone:
+            amendment.kinds.update(dict.fromkeys(np.flatnonzero(~here).tolist(), GONE))
         touched |= {entries[place].path for place in amendment.kinds}
         if amendment.kinds or amendment.labels:
             amendments[unit] = amendment
     kinds = [kind for amendment in amendments.values() for kind in amendment.kinds.values()]
-    freed = _free(plan, ledger, schema, found, touched, amendments) if dedup and touched else 0
+    freed = _free(plan, ledger, schema, found, touched, amendments) if dedup else 0
     for unit, amendment in amendments.items():
         _fail(plan, ledger, unit, schema, amendment)
     return Reopened(kinds.count(CHANGED) + freed, kinds.count(GONE))
+
+
+def reopen_doubles(
+    plan: Plan,
+    ledger: Ledger,
+    schema: pa.Schema,
+    digests_now: Callable[[Iterable[tuple[int, int]]], Mapping[tuple[int, int], bytes]],
+) -> None:
+    """Turn duplicates into failures, to get rows of their own, whose originals were gone or embedded with other bytes.
+
+    In units that are not done, originals and duplicates are read again, since they may have changed after they were
+    listed. digests_now: SHA-256 of the inputs at (unit, place). schema: of shards.
+    """
+    originals = {path for unit in range(plan.units) for path in plan.duplicates(unit).values()}
+    if not originals:
+        return
+    touched, amendments = set[str](), dict[int, _Amendment]()
+    for unit, _, record in _records(plan, ledger):
+        entries, planned, doubles = plan.entries(unit), plan.digests(unit), plan.duplicates(unit)
+        if record is None:
+            asked = [place for place, entry in enumerate(entries) if place in doubles or entry.path in originals]
+            now = {place: digest for (_, place), digest in digests_now((unit, place) for place in asked).items()}
+        else:
+            now = {place: bytes.fromhex(digest) for place, digest in record.digests.items()}
+            touched |= {failure.path for failure in record.failures if failure.error == GONE}
+        differ = {place for place, digest in now.items() if digest != planned[place]}
+        touched |= {entries[place].path for place in differ}
+        if record is None and (freed := differ & doubles.keys()):
+            amendments[unit] = _Amendment(dict.fromkeys(freed, CHANGED), {})
+    _free(plan, ledger, schema, None, touched & originals, amendments)
+    for unit, amendment in amendments.items():
+        _fail(plan, ledger, unit, schema, amendment)
 
 
 def _records(plan: Plan, ledger: Ledger) -> Iterator[tuple[int, int, UnitRecord | None]]:
@@ -121,17 +152,22 @@ def _free(
     plan: Plan,
     ledger: Ledger,
     schema: pa.Schema,
-    found: NDArray[np.bool_],
+    found: NDArray[np.bool_] | None,
     touched: Collection[str],
     amendments: Mapping[int, _Amendment],
 ) -> int:
-    """Turn duplicates of touched inputs into failures of their own; returns how many of them are to be embedded."""
+    """Turn duplicates of touched inputs into failures of their own; returns how many of them are to be embedded.
+
+    found: which inputs still exist; None: unknown.
+    """
     count = 0
+    if not touched:
+        return count
     for unit, start, record in _records(plan, ledger):
         doubles = {place for place, path in plan.duplicates(unit).items() if path in touched}
         judged = amendments[unit].kinds if unit in amendments else {}
         freed = sorted(doubles - set(record.released if record else ()) - judged.keys())
-        kinds = {place: CHANGED if found[start + place] else GONE for place in freed}
+        kinds = {place: CHANGED if found is None or found[start + place] else GONE for place in freed}
         count += list(kinds.values()).count(CHANGED)
         _fail(plan, ledger, unit, schema, _Amendment(kinds, {}))
     return count
@@ -154,9 +190,7 @@ def _relabeled(
     }
 
 
-def _judged(
-    record: UnitRecord, entries: Sequence[Entry], here: NDArray[np.bool_], doubles: set[int], drop_gone: bool
-) -> dict[int, str]:
+def _judged(record: UnitRecord, entries: Sequence[Entry], here: NDArray[np.bool_], drop_gone: bool) -> dict[int, str]:
     """What happened to a unit's inputs, by place: CHANGED or GONE; unchanged ones are left out."""
     errors = {failure.place: failure.error for failure in record.failures}
     before, now = record.stamps, stamps_of(entries) if record.stamps or "missing" in errors.values() else ""
@@ -168,7 +202,7 @@ def _judged(
         appeared = error is not None and unknown and now[part] not in (_UNKNOWN, "")
         if here[place] and (differs or appeared or error == GONE):
             kinds[place] = CHANGED
-        elif not here[place] and drop_gone and error != GONE and place not in doubles:
+        elif not here[place] and drop_gone and error != GONE:
             kinds[place] = GONE
     return kinds
 

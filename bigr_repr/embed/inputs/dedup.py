@@ -88,13 +88,15 @@ def _digests_of(before: Earlier, columns: Columns) -> Iterator[bytes]:
     start = 0
     for unit in range(before.plan.units):
         record, digests = before.ledger.sealed(unit), before.plan.digests(unit)
-        for place in set(before.plan.duplicates(unit)) - set(record.released if record else ()):
+        doubles = set(before.plan.duplicates(unit)) - set(record.released if record else ())
+        for place in doubles:
             digests[place] = _UNREAD
         for place, digest in record.digests.items() if record else ():
             digests[place] = bytes.fromhex(digest)
-        failed = {failure.place for failure in record.failures} if record else set()
+        failed = {failure.place for failure in record.failures} if record else set(range(len(digests)))
+        failed -= doubles
         here = before.found[start : start + len(digests)]
-        for place in failed if record else np.flatnonzero(~here).tolist():
+        for place in failed:
             digests[place] = _UNREAD
         again = sorted(place for place in failed if here[place])
         if again:
@@ -186,9 +188,9 @@ def release_doubles(plan: Plan, ledger: Ledger) -> None:
         return
     doubles = {unit: found for unit in range(plan.units) if (found := _doubles(plan, ledger, unit, failed))}
     originals = {path for found in doubles.values() for path in found.values()}
-    now = _digests_now(plan, sorted(failed[path] for path in originals))
+    now = digests_now(plan, sorted(failed[path] for path in originals))
     for unit, found in doubles.items():
-        own = _digests_now(plan, [(unit, place) for place in found])
+        own = digests_now(plan, [(unit, place) for place in found])
         freed = [place for place, path in found.items() if own[unit, place] != now[failed[path]]]
         if freed:
             _release(plan, ledger, unit, {place: found[place] for place in freed})
@@ -203,7 +205,7 @@ def _doubles(plan: Plan, ledger: Ledger, unit: int, failed: Collection[str]) -> 
     return {place: path for place, path in doubles if path in failed and place not in record.released}
 
 
-def _digests_now(plan: Plan, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+def digests_now(plan: Plan, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
     """Digests of the inputs at (unit, place), read again; places of one unit are contiguous."""
     found: dict[tuple[int, int], bytes] = {}
     for unit, group in groupby(places, itemgetter(0)):

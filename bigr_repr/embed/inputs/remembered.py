@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from threading import Lock
 
 from bigr_repr.embed.dataset.containers import Container, stamp_of
@@ -14,9 +15,10 @@ class RememberedTars:
 
     def __init__(self, plan: Plan | None) -> None:
         self._plan, self._lock = plan, Lock()
-        known = plan.containers() if plan is not None else ()
+        known = list(plan.containers()) if plan is not None and plan.knows_containers else []
+        lists = Counter(each.file for _, each in known)  # of a shard that grew, each list has a part
         self._known: dict[str, tuple[int, Container]] = {
-            each.file: (number, each) for number, each in known if each.run is not None
+            each.file: (number, each) for number, each in known if each.run is not None and lists[each.file] == 1
         }
 
     def pictures(self, file: str) -> list[Source] | None:
