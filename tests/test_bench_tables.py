@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bigr_repr_cli.bench import app
+from tiny_model import write_pictures
 from typer.testing import CliRunner
 
 from bigr_repr.evaluate.runs.bench import _rounded
@@ -74,3 +75,32 @@ def test_two_forms_at_once_are_refused(data: list[str]) -> None:
     done = CliRunner().invoke(app, ["clusters", *data, "--json", "--format", "csv"])
     assert done.exit_code == 2
     assert "csv contradicts --json" in done.output
+
+
+def test_seeds_of_one_accuracy_are_not_said_to_be_one_head(data: list[str]) -> None:
+    """Heads by gradient descent differ, though they call as many images rightly."""
+    text = " ".join(said("linear-probe", "--C", "1", "--seeds", "2", *data).split())
+    assert "seeds 0, 1 gave the same accuracy; only the test images vary" in text
+
+
+@pytest.mark.parametrize("prompts", [False, True])
+def test_generated_pictures_are_measured_in_every_form(prompts: bool, tmp_path: Path) -> None:
+    for name, first in (("drawn", 0), ("real", 50)):
+        write_pictures(tmp_path / name, 6, first=first)
+    words = ["generation", str(tmp_path / "drawn"), "--real", str(tmp_path / "real"), "--model", "pixels:4", "-k", "1"]
+    words += ["--cache", str(tmp_path / "cache"), "--device", "cpu"]
+    if prompts:
+        (tmp_path / "prompts.txt").write_text("a red circle\n")
+        words += ["--prompts", str(tmp_path / "prompts.txt")]
+    found = json.loads(said(*words, "--format", "json"))
+    assert undated(said(*words, "--json")) == undated(said(*words, "--format", "json"))
+    (line,) = csv.DictReader(io.StringIO(said(*words, "--format", "csv")))
+    assert float(line["Fréchet distance"]) == pytest.approx(found["frechet_distance"])
+    assert float(line["recall"]) == found["recall"]
+    scores = found["agreement"]["scores"] if prompts else {}
+    for name, value in scores.items():
+        assert name == "pictures" or value is None or float(line[name]) == pytest.approx(value)
+    text, latex = said(*words), said(*words, "--format", "latex")
+    assert f"Fréchet distance  {found['frechet_distance']:.4f}\n" in text
+    assert found["protocol"] in text
+    assert f"{found['frechet_distance']:.4f} & {found['precision']:.4f} & {found['recall']:.4f}" in latex

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bigr_repr.evaluate.data.splits import BenchData
+from bigr_repr.evaluate.data.splits import BenchData, Part
 from bigr_repr.evaluate.metrics.clustering import Structure, structure
 from bigr_repr.evaluate.metrics.interval import Interval, over_seeds
 from bigr_repr.evaluate.probes.linear_probe import linear_probe
@@ -79,9 +79,7 @@ def bench_few_shot(
 
     Raises ValueError if a class has too few training images for the shots, and as `bench` does.
     """
-    counts = np.unique(data.train.labels, return_counts=True)[1]
-    if not shots or min(shots) < 1 or max(shots) > counts.min():
-        raise ValueError(f"shots={tuple(shots)} must lie in 1..{counts.min()}, the size of the smallest class")
+    _check_shots(data.train, shots)
     if draws < 1:
         raise ValueError(f"draws={draws} must be at least 1")
     features = features_of(model, data, settings, layers=layers, on_progress=on_progress)
@@ -92,6 +90,17 @@ def bench_few_shot(
             rows.append(_few_shot(features, view, settings, count, draws))
         on_progress(f"{view.where}", len(shots), len(shots))
     return rows
+
+
+def _check_shots(train: Part, shots: Sequence[int]) -> None:
+    classes, counts = np.unique(train.labels, return_counts=True)
+    if not shots or min(shots) < 1 or max(shots) > counts.min():
+        label, limit = classes[counts.argmin()], counts.min()
+        name = repr(train.class_names[label]) if train.class_names else label
+        raise ValueError(
+            f"shots={tuple(shots)} must lie in 1..{limit}: class {name} has {limit} images in {train.name}; use fewer "
+            "shots, add images of it, or leave it out"
+        )
 
 
 def _few_shot(features: BenchFeatures, view: View, settings: BenchSettings, count: int, draws: int) -> FewShotRow:

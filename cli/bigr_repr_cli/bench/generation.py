@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ import typer
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr_cli.bench import options as o
 from bigr_repr_cli.flatten import flattened
-from bigr_repr_cli.options import ImageColumn, Json
+from bigr_repr_cli.options import ImageColumn
 from bigr_repr_cli.progress import bench_progress, counting_progress
 
 if TYPE_CHECKING:
@@ -89,11 +88,22 @@ def _opened(source: str | list[str], image_column: str) -> ImageSet:
     return open_images(source, train=False, columns=Columns(image=image_column))
 
 
-def shown(agreement: dict[str, Any] | None) -> str:
-    """Scores as lines of a name and a number."""
-    assert agreement is not None
-    scores = [(name, value) for name, value in agreement["scores"].items() if name != "pictures" and value is not None]
-    return "\n".join([*(f"{name:<17} {value:.4f}" for name, value in scores), agreement["protocol"]])
+def _scores(agreement: dict[str, Any] | None) -> dict[str, float]:
+    """How well pictures match their captions, by name; empty without captions."""
+    scores = agreement["scores"] if agreement else {}
+    return {name: value for name, value in scores.items() if name != "pictures" and value is not None}
+
+
+def _print(form: o.Format, parts: list[tuple[dict[str, float], str]], record: dict[str, Any]) -> None:
+    """Numbers by name: for the terminal one per line, with the protocol of each part below; else a table of one row."""
+    if form == o.Format.table:
+        for numbers, protocol in parts:
+            typer.echo("\n".join([*(f"{name:<17} {value:.4f}" for name, value in numbers.items()), protocol]))
+        return
+    from bigr_repr_cli.bench.report import Sheet, emit
+
+    found = {name: value for numbers, _ in parts for name, value in numbers.items()}
+    emit(form, Sheet(dict.fromkeys(found, ".4f"), [[*found.values()]]), record)
 
 
 @flattened
@@ -102,6 +112,7 @@ def command(
     judge: Judge,
     captions: Captioned,
     running: o.RunOptions,
+    output: o.Printing,
     real: Annotated[
         list[str] | None,
         typer.Option(help="Real images: a folder, a Parquet file or torchvision:NAME:ROOT. May be repeated."),
@@ -110,16 +121,16 @@ def command(
         int, typer.Option("-k", "--k", min=1, help="Number of nearest neighbors used by precision and recall.")
     ] = 3,
     image_column: ImageColumn = "image",
-    as_json: Json = False,
 ) -> None:
     """Compare generated images with real ones: Fréchet distance, precision and recall of a model's features.
 
     With --prompts, compare them also, or only, with the captions they were drawn from. Results of different extractors,
     or from different numbers of images, are not comparable. Only inception:FILE gives the FID.
     """
-    agreement = captions.measure(generated, image_column, real)
+    form, agreement = output.chosen, captions.measure(generated, image_column, real)
+    told = [(_scores(agreement), agreement["protocol"])] if agreement else []
     if real is None:
-        typer.echo(json.dumps(agreement, indent=2) if as_json else shown(agreement))
+        _print(form, told, agreement or {})
         return
     block, settings = o.single_layer(judge.layer, ("mid",)), o.settings_of(judge, running)
     from bigr_repr.evaluate.runs.bench import bench_generation
@@ -127,13 +138,6 @@ def command(
     sides = _opened(generated, image_column), _opened(real, image_column)
     with bench_progress() as on_progress:
         found, facts = bench_generation(judge.model, *sides, settings, layer=block, k=k, on_progress=on_progress)
-    if as_json:
-        beside = {} if agreement is None else {"agreement": agreement}
-        typer.echo(json.dumps(dataclasses.asdict(found) | facts | beside, indent=2))
-        return
-    typer.echo(f"Fréchet distance  {found.frechet_distance:.4f}")
-    typer.echo(f"precision         {found.precision:.4f}")
-    typer.echo(f"recall            {found.recall:.4f}")
-    typer.echo(found.protocol)
-    if agreement is not None:
-        typer.echo(shown(agreement))
+    numbers = {"Fréchet distance": found.frechet_distance, "precision": found.precision, "recall": found.recall}
+    beside = {} if agreement is None else {"agreement": agreement}
+    _print(form, [(numbers, found.protocol), *told], dataclasses.asdict(found) | facts | beside)

@@ -125,7 +125,7 @@ def _of_seeds(rows: Sequence[BenchRow]) -> Iterator[str]:
             continue
         seeds = f"seeds {', '.join(map(str, row.probe.seeds))}"
         if row.probe.seed_interval is None:
-            yield f"{row.view.where}: {seeds} gave the same head; only the test images vary"
+            yield f"{row.view.where}: {seeds} gave the same accuracy; only the test images vary"
         else:
             interval = _text(row.probe.seed_interval, "", "..")
             yield f"{row.view.where}: {interval} is the 95 % interval of the mean over {seeds}, by Student's t"
