@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from bigr_repr.codes import check_length
-from bigr_repr.evaluate.data.labeled import accuracy, check_lengths, labeled, same_width, shared_classes
+from bigr_repr.evaluate.data.labeled import Labeled, accuracy, check_lengths, labeled, same_width, shared_classes
 from bigr_repr.evaluate.metrics.interval import Interval, bootstrap
 from bigr_repr.system.devices import choose_device
 
@@ -80,10 +80,7 @@ def knn(
     Raises ValueError, in one line, for features and labels that cannot be compared, or a k outside 1..len(train).
     """
     train, test = labeled("train", train_features, train_labels), labeled("test", test_features, test_labels)
-    same_width(train, test)
-    if metric == "cosine":
-        check_lengths(train)
-        check_lengths(test)
+    _check_sides(train, test, metric)
     classes = shared_classes(train, test)
     _check(k, temperature, len(train), center=center, metric=metric)
     mean = train.features.mean(axis=0, dtype=np.float64).astype(np.float32) if center else None
@@ -101,6 +98,13 @@ def knn(
         protocol=f"k nearest neighbors by {what}, votes weighted exp(similarity / {temperature:g}), exact search",
         predicted={value: classes[order[:, 0]] for value, order in ranked.items()},
     )  # fmt: skip
+
+
+def _check_sides(train: Labeled, test: Labeled, metric: str) -> None:
+    same_width(train, test)
+    if metric == "cosine":
+        check_lengths(train)
+        check_lengths(test)
 
 
 def _check(k: Sequence[int], temperature: float, rows: int, *, center: bool, metric: str) -> None:

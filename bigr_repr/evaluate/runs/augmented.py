@@ -55,8 +55,7 @@ def bench_augmented(
     same fraction of warm-up. Rates are chosen on a held-out fifth, which a single rate does not need. Otherwise as
     `bench`; settings.protocol must not be logreg.
 
-    Raises ValueError for features instead of images, layers of different widths, a layer whose heads all diverged, and
-    as `bench` does.
+    Raises ValueError for features instead of images, layers of different widths or heads that diverged, and as `bench`.
     """
     protocol = settings.probe_protocol
     if not isinstance(protocol, SgdProtocol):

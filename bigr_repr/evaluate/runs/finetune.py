@@ -100,11 +100,9 @@ def bench_finetune(
     representation = open_representation(model, device=str(device), seed=seed)
     block = None if layer is None else representation.layer_index(layer)
     network = trainable(representation, block, settings.pool)
-    sides = [
-        Labeled(part.name, np.empty((len(part), 0)), part.labels.astype(np.int64)) for part in (data.train, data.test)
-    ]
+    sides = [Labeled(part.name, np.empty((len(part), 0)), part.labels) for part in (data.train, data.test)]
     classes = shared_classes(sides[0], sides[1])
-    facts = _facts(representation, data, settings)
+    facts = _facts(representation, data, settings)  # which warns of repeated images now, not after hours
     tuner = _Tuner(representation, network, given, settings, len(classes), device)
     tuner.train(data.train, class_indices(data.train.labels, classes, device), on_progress)
     heads = [Trained(ranked=tuner.ranked(data.test), settings={"rate": given.rate}, held_out_top1=None)]

@@ -73,12 +73,8 @@ def bench_multi_label(
             grid=settings.C or C_MULTI, seed=settings.seeds[0], device=settings.device,
         )  # fmt: skip
         warn_of_edges(view, [probe.edge])
-        rows.append(
-            MultiLabelRow(
-                representation=features.representation, view=view, probe=probe, class_names=truth[0].class_names,
-                facts=features.facts,
-            )
-        )  # fmt: skip
+        named: dict[str, Any] = {"class_names": truth[0].class_names, "facts": features.facts}
+        rows.append(MultiLabelRow(representation=features.representation, view=view, probe=probe, **named))
     on_progress("probe", len(rows), len(rows))
     return rows
 
