@@ -16,9 +16,9 @@ Data: cifar10-train.parquet and cifar10-test.parquet in --root, 3 000 training a
 the package draws, 1 000 and 500, which are new to every model. Block of the bundled models: 12, the commands' default.
 
 Models: pixels, an untrained network, both bundled models and their bits, and EfficientNet-Lite0 if it is installed.
-Null where a representation has no tokens or no network to train. Writes benchmarks/results/heads.json, and after each
-measurement OUT/heads-IMAGES.json, from which an interrupted run resumes. Expected: the features of the bundled models
-are ahead of pixels, bits and the untrained network in every column.
+Null where a representation has no tokens or no network to train. Writes OUT/heads-IMAGES.json after each measurement,
+from which an interrupted run resumes, and benchmarks/results/heads.json once nothing is missing. Expected: the features
+of the bundled models are ahead of pixels, bits and the untrained network in every column.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from bigr_repr.evaluate import (
     open_data,
 )
 from bigr_repr.evaluate.probes.attentive import AttentiveProbe
+from bigr_repr.system.files import replacing
 
 MODELS = {
     "pixels": "pixels",
@@ -72,7 +73,7 @@ class Measures:
         self._settings = BenchSettings(cache=options.cache, device=options.device)
         self._mae = BenchSettings(cache=options.cache, device=options.device, protocol="mae")
         self._images, self._options = options.images, options
-        self._scenes = draw_scenes(options.out / "scenes", options.images)
+        self._scenes = draw_scenes(options.out / f"scenes-{options.images}", options.images)
         self.by_name: dict[str, Measure] = {
             "attentive": self._attentive, "few-shot": self._few_shot, "clusters": self._clusters,
             "augmented": self._augmented, "finetune": self._finetune, "multi-label": self._multi_label,
@@ -182,8 +183,11 @@ def main() -> None:
                 continue
             done[measure] = run(model, blocks_of(measure, model)) if applies(measure, model) else None
             print(f"{measure}: {name}: {done[measure]}", flush=True)
-            state.write_text(json.dumps(rows, indent=1))
-    if options.images == parser.get_default("images"):
+            with replacing(state) as file:
+                file.write(json.dumps(rows, indent=1).encode())
+    if options.images == parser.get_default("images") and all(
+        len(row) == len(measures.by_name) for row in rows.values()
+    ):
         record.write("heads", {"images": options.images, "block": _BLOCK, "rows": rows})
 
 

@@ -183,3 +183,13 @@ def test_texts_in_other_encodings_are_named(tmp_path: Path) -> None:
     (tmp_path / "y.txt").write_text("é\n" * 6, encoding="latin-1")
     with pytest.raises(ValueError, match=r"y\.txt is not UTF-8 text \(byte 0\); save it as UTF-8"):
         open_features(tmp_path / "x.npy", tmp_path / "y.txt")
+
+
+def test_names_and_integers_are_labels_rather_than_flags(tmp_path: Path) -> None:
+    """Of unnamed columns, flags and whole floats are labels only if nothing else can be."""
+    np.save(tmp_path / "x.npy", X)
+    flags = {"is_train": pa.array([True, False] * 3), "weight": pa.array([1.0, 2.0] * 3)}
+    file = written(tmp_path, category=pa.array(["a", "b"] * 3), **flags)
+    assert open_features(tmp_path / "x.npy", file).class_names == ("a", "b")
+    with pytest.raises(ValueError, match="holds is_train, weight; name one"):
+        open_features(tmp_path / "x.npy", written(tmp_path, **flags))

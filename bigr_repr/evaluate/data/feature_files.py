@@ -117,7 +117,7 @@ def _labels_in(path: PathLike) -> NDArray[Any]:
     if file.suffix in (".txt", ".csv", ".tsv"):
         return np.array([line.strip() for line in text_lines(file)])
     arrays = read_arrays(file)
-    found = _pick(file, arrays, name, _LABELS, _is_label)
+    found = _pick(file, arrays, name, _LABELS, _is_label, rather=lambda array: array.dtype.kind in "iuU")
     if found is None:
         wanted = "one array of integers or names (n,) is needed"
         remedy = "save whole numbers, or names with dtype=str"
@@ -152,8 +152,12 @@ def _pick(
     fits: Callable[[NDArray[Any]], bool],
     *,
     only_named: bool = False,
+    rather: Callable[[NDArray[Any]], bool] = lambda array: True,
 ) -> NDArray[Any] | None:
-    """The array called `name`, else one with a usual name, else the only one that fits; None for none."""
+    """The array called `name`, else one with a usual name, else the only one that fits; None for none.
+
+    rather: of several that fit, those to choose from, if there are any.
+    """
     held, unusable = arrays
     if name in unusable:
         raise ValueError(f"{file}: {name or 'its array'} {unusable[name]}")
@@ -174,6 +178,7 @@ def _pick(
         return None
     if odd := [key for key in usual if key in unusable]:
         raise ValueError(f"{file}: {odd[0]} {unusable[odd[0]]}; or name another: {file.name}#{next(iter(fitting))}")
+    fitting = {key: array for key, array in fitting.items() if rather(array)} or fitting
     if len(fitting) > 1:
         raise ValueError(f"{file} holds {', '.join(fitting)}; name one: {file.name}#{next(iter(fitting))}")
     return next(iter(fitting.values()))

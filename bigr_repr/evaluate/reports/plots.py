@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 from bigr_repr._typing import PathLike
 from bigr_repr.system.files import replacing
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from bigr_repr.evaluate.runs.bench import BenchRow
 
+_P = ParamSpec("_P")
 _NAMED: Final = 200  # maximum number of classes named
 _LINES: Final = 30  # per column of a legend
 _LETTERS: Final = 40  # maximum of a name in a legend
@@ -24,14 +26,26 @@ COLORS: Final = ("#1f4e8c", "#c0792a", "#5a9367", "#8a4f9e", "#b0413e", "#4f8a8b
 
 
 def pyplot() -> Any:
-    """matplotlib.pyplot without a display; a `$` in a text is one, and does not begin a formula."""
+    """matplotlib.pyplot without a display."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams["text.parse_math"] = False
     return plt
+
+
+def plain_text(plot: Callable[_P, None]) -> Callable[_P, None]:
+    """The same function, in whose plots a `$` is one and does not begin a formula: names may hold any character."""
+
+    @functools.wraps(plot)
+    def plotted(*args: _P.args, **named: _P.kwargs) -> None:
+        import matplotlib as mpl
+
+        with mpl.rc_context({"text.parse_math": False}):
+            plot(*args, **named)
+
+    return plotted
 
 
 def save_figure(figure: Any, path: PathLike) -> None:
@@ -52,6 +66,7 @@ def plot_layers(rows: Sequence[BenchRow], path: PathLike) -> None:
     plot_sweeps([row.record() for row in rows], path)
 
 
+@plain_text
 def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """Like `plot_layers`, for many records: a panel per data set, a color per representation, 95 % bands.
 
@@ -119,6 +134,7 @@ def _neighbors(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{'/'.join(sorted(numbers, key=int))}-NN"
 
 
+@plain_text
 def plot_bars(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """Linear-probe accuracy with its interval: a panel per data set, a bar per representation."""
     datasets = list(dict.fromkeys(record["dataset"] for record in records))
@@ -147,6 +163,7 @@ def plot_bars(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     save_figure(figure, path)
 
 
+@plain_text
 def plot_map(points: NDArray[Any], labels: NDArray[Any], names: Sequence[str], title: str, path: PathLike) -> None:
     """Points (n, 2), a color per class; the legend names up to 200 classes, as wide as their names need."""
     import numpy as np
@@ -185,6 +202,7 @@ def class_colors(count: int) -> list[tuple[float, float, float]]:
     return [colorsys.hls_to_rgb((i // len(shades)) / hues, *shades[i % len(shades)]) for i in range(count)]
 
 
+@plain_text
 def plot_matrix(
     values: NDArray[Any],
     rows: Sequence[str],

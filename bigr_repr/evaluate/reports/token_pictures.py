@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import load
-from bigr_repr.evaluate.reports.plots import pyplot, save_figure
+from bigr_repr.evaluate.reports.plots import plain_text, pyplot, save_figure
 from bigr_repr.features.attention import NearTokens, near_tokens, token_attention
 from bigr_repr.features.extractor import blocks_of, layer_name
 from bigr_repr.features.tokens import TokenViews, token_pca, token_views
@@ -76,6 +76,7 @@ def draw_tokens(
     )
 
 
+@plain_text
 def _draw(
     pixels: NDArray[np.uint8], views: TokenViews, near: NearTokens, attention: NDArray[np.float32], token: int,
     path: PathLike,
