@@ -53,6 +53,17 @@ def same_rows(index: HammingIndex, other: HammingIndex) -> None:
         np.testing.assert_array_equal(mine.rows.vectors, theirs.rows.vectors[places])  # type: ignore[arg-type, index]
 
 
+def test_a_file_of_another_name_is_no_part_of_the_data_set(pre: Pretrained, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "photos", 3)
+    embed(tmp_path / "photos", tmp_path / "data", pre)
+    build_index(tmp_path / "data", tmp_path / "index")
+    shutil.copy(tmp_path / "data" / "part-00000.parquet", tmp_path / "data" / "part-extra.parquet")
+    source = HammingIndex.load(tmp_path / "index").source
+    assert source is not None
+    assert source.drift() is None
+    assert update_index(tmp_path / "index").read == 0
+
+
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw", "hash"])
 def test_an_updated_index_is_one_that_was_built_anew(kind: str, pre: Pretrained, tmp_path: Path) -> None:
     write_pictures(tmp_path / "photos", 20)

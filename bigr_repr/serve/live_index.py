@@ -22,6 +22,7 @@ from bigr_repr.retrieval.stores.open import connect, is_store
 from bigr_repr.serve.searching import ServedIndex
 
 log = logging.getLogger(__name__)
+Check = Callable[[ServedIndex], None]
 _PATIENCE: Final = 2.0  # seconds
 _TRIES: Final = 10  # attempts to open a folder that changes
 
@@ -41,8 +42,8 @@ class Opener(Protocol):
         """A value that changes when the index is replaced; None: there is no index."""
         ...
 
-    def open(self) -> IndexState:
-        """Its newest state.  Raises OSError or ValueError."""
+    def open(self, check: Check) -> IndexState:
+        """Its newest state.  Raises OSError, ValueError, and what check(index) raises."""
         ...
 
 
@@ -61,12 +62,15 @@ class FolderOpener:
             return None
         return tuple((each.st_mtime_ns, each.st_ino, each.st_size) for each in found)
 
-    def open(self) -> IndexState:
+    def open(self, check: Check) -> IndexState:
         """See Opener."""
         for left in reversed(range(_TRIES)):
             before = self._state()
-            index = HammingIndex.load(self.folder, processes=self.processes)
+            index = HammingIndex.load(self.folder)
             index.rows.check()  # damage is found here, not during a request
+            check(index)
+            if self.processes > 1:  # which start only for an index that can be served
+                index = HammingIndex.load(self.folder, processes=self.processes)
             state = IndexState(version=hashlib.sha256(before).hexdigest()[:12], index=index)
             if self._state() == before or not left:
                 break
@@ -95,9 +99,10 @@ class StoreOpener:
         except (OSError, ValueError):  # ValueError: its header is being written
             return None
 
-    def open(self) -> IndexState:
+    def open(self, check: Check) -> IndexState:
         """See Opener."""
         index = StoreIndex(self._store)
+        check(index)
         return IndexState(version=hashlib.sha256(index.version.encode()).hexdigest()[:12], index=index)
 
 
@@ -120,14 +125,14 @@ class LiveIndex:
         self,
         opener: Opener,
         *,
-        check: Callable[[ServedIndex], None] = lambda index: None,
+        check: Check = lambda index: None,
         reloaded: Callable[[bool], None] = lambda ok: None,
         interval: float = 1.0,
     ) -> None:
         self._opener = opener
         self._check, self._reloaded, self._interval = check, reloaded, interval
         self._stamp = opener.stamp()
-        self._states = [self._open()]
+        self._states = [opener.open(check)]
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="index", daemon=True)
         self._thread.start()
@@ -157,7 +162,7 @@ class LiveIndex:
                 if stamp is None or stamp == self._stamp:
                     told = None
                     continue
-                state = self._open()
+                state = self._opener.open(self._check)
             except Exception as error:  # whatever a store's client raises, watching continues
                 # Possibly in the middle of a change: the stamp stays, so that the next check tries again.
                 failure = (stamp, str(error))
@@ -176,11 +181,6 @@ class LiveIndex:
             _end_processes(state)
         log.info("index %s: %d rows", state.version, len(state.index))
         self._reloaded(True)
-
-    def _open(self) -> IndexState:
-        state = self._opener.open()
-        self._check(state.index)
-        return state
 
 
 def _end_processes(state: IndexState) -> None:

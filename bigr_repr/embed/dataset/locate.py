@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 import pyarrow.parquet as pq
 
 from bigr_repr._typing import PathLike
+from bigr_repr.embed.dataset.damage import PART
 from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.embed.dataset.ledger import Ledger
 from bigr_repr.embed.dataset.plan import RUN_FOLDER, Plan, open_plan
 from bigr_repr.embed.dataset.schema import columns_of
 from bigr_repr.images.parquet import Columns
 from bigr_repr.system.object_store import as_place, readable
-
-_PART: Final = re.compile(r"part-(\d+)\.parquet")
 
 
 def read_thumbnail(folder: PathLike, part: str, row: int, path: str) -> bytes | None:
@@ -49,7 +45,7 @@ class RowLocator:
 
     def entry(self, part: str, row: int) -> Entry | None:
         """The input of a row of the file `part`; None if the record does not tell."""
-        match = _PART.fullmatch(part)
+        match = PART.fullmatch(part)
         unit = int(match[1]) if match else -1
         if not 0 <= unit < self._plan.units or (record := self._ledger.sealed(unit)) is None:
             return None

@@ -99,7 +99,9 @@ def _column(column: Any) -> NDArray[Any]:
     column = column.combine_chunks()
     if _is_list(column.type):
         return _matrix(column)
-    if pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.uint8()).cast(pa.float64())  # NaN for null
+    if pa.types.is_integer(column.type):
         try:
             numbers = column.cast(pa.int64())
         except pa.ArrowInvalid:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bigr_repr.embed.dataset.damage import PART
 from bigr_repr.system.object_store import ObjectPath, Place, as_place, is_url
 
 if TYPE_CHECKING:
     from bigr_repr.embed.dataset.read import EmbeddingSet
 
 __all__ = ["DataFile", "DataSource", "Drift", "Listing", "full_path", "listing", "part_state"]
-
-_PART: Final = re.compile(r"part-.*\.parquet")
-
 
 Listing: TypeAlias = dict[str, tuple[tuple[int, int | None], Place]]
 
@@ -168,10 +165,10 @@ def listing(folder: str) -> Listing:
             found = {name: (size, None) for name, size in place.members() if size is not None}
         elif place.is_dir():
             with os.scandir(place) as entries:
-                found = {entry.name: part_state(Path(entry.path)) for entry in entries if _PART.fullmatch(entry.name)}
+                found = {entry.name: part_state(Path(entry.path)) for entry in entries if PART.fullmatch(entry.name)}
     except OSError:
         return {}
-    names = sorted(filter(_PART.fullmatch, found), key=lambda name: (len(name), name))
+    names = sorted(filter(PART.fullmatch, found), key=lambda name: (len(name), name))
     return {name: (found[name], place / name) for name in names}
 
 

@@ -38,7 +38,7 @@ class ShardWorkers:
     """
 
     def __init__(self, folders: Sequence[Path], processes: int, load: Load) -> None:
-        self._folders, self._load, self._closed = list(folders), load, False
+        self._folders, self._load, self._closed, self._outdated = list(folders), load, False, False
         self._runs = [run.tolist() for run in np.array_split(np.array([str(each) for each in folders]), processes)]
         self._opened = file_states(self._folders)
         self._lock = threading.Lock()
@@ -50,6 +50,8 @@ class ShardWorkers:
         None: a process has died, and cannot be replaced because the shards on disk have changed since they were opened.
         Raises RuntimeError if the new process dies too, and after close.
         """
+        if self._outdated:
+            return None
         submitted = [self._submitted(pool, search, asked) for pool in list(self._pools)]
         found: list[Any] = []
         for number, (pool, answer) in enumerate(submitted):
@@ -57,7 +59,6 @@ class ShardWorkers:
                 found += answer.result()
             except BrokenProcessPool:
                 if (other := self._replaced(number, pool)) is None:
-                    log.warning("the index has changed since it was opened: one process searches the opened state")
                     return None
                 found += _outcome(self._submitted(other, search, asked)[1])
         return found
@@ -80,23 +81,42 @@ class ShardWorkers:
     def _replaced(self, number: int, dead: ProcessPoolExecutor) -> ProcessPoolExecutor | None:
         """The process in place of a dead one; None if the shards have changed."""
         with self._lock:
-            if self._closed or self._pools[number] is not dead:  # another search has replaced it
+            if self._closed:
+                raise RuntimeError("the index was closed while it was searched")
+            if self._outdated:
+                return None
+            if self._pools[number] is not dead:  # another search has replaced it
                 return self._pools[number]
-            log.warning("a process that searches shards has ended; another takes its place")
             dead.shutdown(wait=False)
-            if file_states(self._folders) != self._opened:
+            pool = None if self._changed() else self._restarted(number)
+            if pool is None:
+                log.warning(
+                    "a process that searches shards has ended, and the index has changed since it was opened: one "
+                    "process searches the opened state"
+                )
+                self._outdated = True
+                for each in self._pools:
+                    each.shutdown(wait=False)
                 return None
-            try:
-                (pool,) = self._started([number])
-            except (OSError, ValueError):
-                if file_states(self._folders) != self._opened:
-                    return None
-                raise
-            if file_states(self._folders) != self._opened:
-                pool.shutdown(wait=False)
-                return None
+            log.warning("a process that searches shards has ended; another has taken its place")
             self._pools[number] = pool
             return pool
+
+    def _restarted(self, number: int) -> ProcessPoolExecutor | None:
+        """A new process with the opened state; None if the shards have changed meanwhile."""
+        try:
+            (pool,) = self._started([number])
+        except (OSError, ValueError):
+            if self._changed():
+                return None
+            raise
+        if self._changed():
+            pool.shutdown(wait=False)
+            return None
+        return pool
+
+    def _changed(self) -> bool:
+        return file_states(self._folders) != self._opened
 
     def _started(self, numbers: Sequence[int]) -> list[ProcessPoolExecutor]:
         """Processes that have opened their shards."""
