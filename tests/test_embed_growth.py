@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +25,7 @@ from bigr_repr.checkpoints.pretrained import Pretrained, load
 from bigr_repr.embed import EmbedSummary, Progress, embed_images, export_embeddings, read_embeddings
 from bigr_repr.embed.dataset.plan import commit_plan, list_inputs
 from bigr_repr.embed.engines import batching, local
-from bigr_repr.embed.inputs import dedup
+from bigr_repr.embed.inputs import dedup, suspects
 from bigr_repr.embed.inputs.fetch import EncodedPicture
 from bigr_repr.embed.inputs.update import KnownInputs
 from bigr_repr.features.extractor import FeatureExtractor, Features
@@ -380,6 +381,81 @@ def test_a_retry_hashes_only_failed_images_that_have_doubles_and_those(
     names.clear()
     run(photos, out, pre, dedup="exact", retry_failed=True)
     assert names == []  # no double is left: each has a row or a failure of its own
+
+
+def listed_only(progress: Progress) -> None:
+    if progress.total is not None:
+        raise KeyboardInterrupt
+
+
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make files count as older than the clock is coarse, after a wait that is shorter than usual."""
+    monkeypatch.setattr(suspects, "_SETTLED_NS", 10**8)
+    time.sleep(0.2)
+
+
+def test_a_resumed_run_reads_only_files_that_may_have_changed(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    paths = write_pictures(photos, 8)
+    for copy, original in ((2, 0), (5, 1), (6, 0)):
+        shutil.copy(paths[original], paths[copy])
+    settled(monkeypatch)
+    names = hashed(monkeypatch)
+    for read in ([path.name for path in paths], [], []):
+        with pytest.raises(KeyboardInterrupt):
+            run(photos, out, pre, dedup="exact", on_progress=listed_only)
+        assert sorted(names) == read
+        names.clear()
+    shutil.copy(paths[5], photos / "new.png")
+    for read in (["new.png"], ["new.png"]):  # it was written only just before it was listed
+        with pytest.raises(KeyboardInterrupt):
+            run(photos, out, pre, dedup="exact", update=True, on_progress=listed_only)
+        assert names == read
+        names.clear()
+    paths[7].touch()
+    shutil.copy(paths[5], photos / "newer.png")
+    done = run(photos, out, pre, dedup="exact", update=True)
+    assert sorted(set(names)) == ["00007.png", "new.png", "newer.png"]
+    assert (done.rows, done.duplicates) == (5, 5)
+    names.clear()
+    run(photos, out, pre, dedup="exact")
+    assert names == []
+
+
+@pytest.mark.parametrize("how", ["cp -p", "mv", "mv folder", "ln -s"])
+@pytest.mark.parametrize("update", [False, True])
+def test_an_older_file_in_the_place_of_one_that_was_listed_is_noticed(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, update: bool
+) -> None:
+    photos, other, out = tmp_path / "in" / "a", tmp_path / "other", tmp_path / "out"
+    listed, older = write_pictures(photos, 2)[0], write_pictures(other, 1, first=7)[0].rename(other / "00000.png")
+    size = max(len(listed.read_bytes()), len(older.read_bytes()))
+    for file in (listed, older):
+        file.write_bytes(file.read_bytes().ljust(size, b"\0"))
+        os.utime(file, ns=(0, 10**18))
+    shutil.copy2(listed, photos / "00002.png")
+    if how == "ln -s":
+        listed = listed.rename(tmp_path / "target.png")
+        (photos / "00000.png").symlink_to(listed)
+    for name in ("00001.png", "00002.png"):
+        shutil.copy2(photos / name, other / name)
+    settled(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, out, pre, dedup="exact", on_progress=listed_only)
+    if how == "cp -p":
+        shutil.copy2(older, listed)
+    elif how == "mv":
+        older.rename(listed)
+    elif how == "mv folder":
+        photos.rename(tmp_path / "away")
+        other.rename(photos)
+    else:
+        (photos / "00000.png").unlink()
+        (photos / "00000.png").symlink_to(older)
+    done = run(photos, out, pre, dedup="exact", update=update)
+    assert (done.rows, done.duplicates) == (3, 0)
 
 
 # ---- batches and devices

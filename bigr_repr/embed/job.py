@@ -134,7 +134,7 @@ class EmbedJob:
             reopen_damaged(old, self.ledger, self.recipe.schema, only=only)
             forget_damage(self.folder)
         if self.recipe.dedup:
-            reopen_doubles(old, self.ledger, self.recipe.schema, partial(digests_now, old))
+            reopen_doubles(old, self.ledger, self.recipe.schema, partial(digests_now, old, workers=options.workers))
         return self._extend(old, sources, options) if options.update else old
 
     def _begin(self, sources: Iterable[Source], options: EmbedOptions) -> Plan:

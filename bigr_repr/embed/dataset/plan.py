@@ -32,6 +32,7 @@ from bigr_repr.system.records import as_object, parsed, usable
 from bigr_repr.system.sums import sealed, unsealed
 
 _REMEDY = "start again with overwrite"
+NO_MARK = bytes(8)  # nothing is known of the file
 RUN_FOLDER = "_run"  # in the data set; readers of Parquet folders ignore names that begin with an underscore
 _INPUTS, _DIGESTS, _CONTAINERS, _PLAN = "inputs", "digests", "containers", "plan.json"
 _SCHEMA = pa.schema(
@@ -129,6 +130,16 @@ class Plan:
         table = self._rows(_DIGESTS, unit, ["sha256"])
         digests: list[bytes] = table.column("sha256").to_pylist()
         return digests
+
+    def marks(self, unit: int) -> list[bytes]:
+        """The mark of each input's file when its digest was listed; NO_MARK in plans of earlier versions.
+
+        See bigr_repr.embed.inputs.suspects. Only for plans with dedup.
+        """
+        if "mark" not in self._file(_DIGESTS, unit).schema_arrow.names:
+            return [NO_MARK] * self.size(unit)
+        marks: list[bytes] = self._rows(_DIGESTS, unit, ["mark"]).column("mark").to_pylist()
+        return marks
 
     def changed_container(self) -> str | None:
         """A description of the first container file that has changed since it was listed; None if none has."""
@@ -332,12 +343,15 @@ def listed_count(folder: Place) -> int:
     return int(pq.read_metadata(readable(folder / _named(_INPUTS, None))).num_rows)
 
 
-def write_digests(folder: Place, units: Iterable[tuple[Sequence[bytes], Sequence[str | None]]]) -> None:
-    """Write each unit's SHA-256 digests and the paths of equal inputs, next to the list that list_inputs wrote."""
-    schema = pa.schema([pa.field("sha256", pa.binary(32), nullable=False), pa.field("same_as", pa.string())])
+def write_digests(
+    folder: Place, units: Iterable[tuple[Sequence[bytes], Sequence[str | None], Sequence[bytes]]]
+) -> None:
+    """Write each unit's SHA-256 digests, the paths of equal inputs, and marks, next to the list of list_inputs."""
+    own = (pa.field(name, pa.binary(size), nullable=False) for name, size in (("sha256", 32), ("mark", len(NO_MARK))))
+    schema = pa.schema([*own, pa.field("same_as", pa.string())])
     with replacing(folder / _named(_DIGESTS, None)) as file, _digest_writer(file, schema) as to:
-        for digests, same_as in units:
-            columns = [pa.array(digests, pa.binary(32)), pa.array(same_as, pa.string())]
+        for digests, same_as, marks in units:
+            columns = {"sha256": digests, "mark": marks, "same_as": same_as}
             to.write_table(pa.table(columns, schema=schema), row_group_size=len(digests))
 
 

@@ -21,6 +21,7 @@ from bigr_repr.embed.dataset.entry import Entry, same_label
 from bigr_repr.embed.dataset.ledger import CHANGED, GONE, Failure, Ledger, UnitRecord
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.dataset.shards import read_shard
+from bigr_repr.embed.inputs.suspects import suspects
 from bigr_repr.system.object_store import is_url
 
 __all__ = ["Reopened", "renewed", "reopen", "reopen_damaged", "reopen_doubles", "stamps_of"]
@@ -116,28 +117,46 @@ def reopen_doubles(
 ) -> None:
     """Turn duplicates into failures, to get rows of their own, whose originals were gone or embedded with other bytes.
 
-    In units that are not done, originals and duplicates are read again, since they may have changed after they were
+    In units that are not done, originals and duplicates are read again whose files may have changed after they were
     listed. digests_now: SHA-256 of the inputs at (unit, place). schema: of shards.
     """
-    originals = {path for unit in range(plan.units) for path in plan.duplicates(unit).values()}
-    if not originals:
+    touched, suspected = _doubtful(plan, ledger)
+    if not touched and not suspected:
         return
-    touched, amendments = set[str](), dict[int, _Amendment]()
-    for unit, _, record in _records(plan, ledger):
-        entries, planned, doubles = plan.entries(unit), plan.digests(unit), plan.duplicates(unit)
-        if record is None:
-            asked = [place for place, entry in enumerate(entries) if place in doubles or entry.path in originals]
-            now = {place: digest for (_, place), digest in digests_now((unit, place) for place in asked).items()}
-        else:
-            now = {place: bytes.fromhex(digest) for place, digest in record.digests.items()}
-            touched |= {failure.path for failure in record.failures if failure.error == GONE}
-        differ = {place for place, digest in now.items() if digest != planned[place]}
-        touched |= {entries[place].path for place in differ}
-        if record is None and (freed := differ & doubles.keys()):
+    names = touched.union(*(paths.values() for paths in suspected.values()))
+    every = (path for unit in range(plan.units) for path in plan.duplicates(unit).values())
+    originals, amendments = {path for path in every if path in names}, dict[int, _Amendment]()
+    for unit, paths in suspected.items():
+        planned, doubles = plan.digests(unit), plan.duplicates(unit)
+        asked = {place: path for place, path in paths.items() if place in doubles or path in originals}
+        now = digests_now((unit, place) for place in asked)
+        differ = {place for (_, place), digest in now.items() if digest != planned[place]}
+        touched |= {asked[place] for place in differ}
+        if freed := differ & doubles.keys():
             amendments[unit] = _Amendment(dict.fromkeys(freed, CHANGED), {})
     _free(plan, ledger, schema, None, touched & originals, amendments)
     for unit, amendment in amendments.items():
         _fail(plan, ledger, unit, schema, amendment)
+
+
+def _doubtful(plan: Plan, ledger: Ledger) -> tuple[set[str], dict[int, dict[int, str]]]:
+    """Paths of inputs in done units that are gone or were embedded with other bytes than were listed.
+
+    In units that are not done, those whose files may have changed since they were listed: {unit: {place: path}}.
+    """
+    touched, suspected = set[str](), dict[int, dict[int, str]]()
+    for unit, _, record in _records(plan, ledger):
+        if record is None:
+            entries = plan.entries(unit)
+            if places := suspects(plan, unit, entries, range(len(entries))):
+                suspected[unit] = {place: entries[place].path for place in places}
+            continue
+        touched |= {failure.path for failure in record.failures if failure.error == GONE}
+        planned = plan.digests(unit) if record.digests else []
+        if differ := [place for place, digest in record.digests.items() if bytes.fromhex(digest) != planned[place]]:
+            entries = plan.entries(unit)
+            touched |= {entries[place].path for place in differ}
+    return touched, suspected
 
 
 def _records(plan: Plan, ledger: Ledger) -> Iterator[tuple[int, int, UnitRecord | None]]:

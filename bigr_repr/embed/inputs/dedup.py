@@ -1,6 +1,6 @@
 """Finds byte-identical inputs before work begins, so that each distinct image is embedded once.
 
-Every input is read for its SHA-256, in threads. About 120 bytes per input are compared, in temporary files if there
+Every input is read for its SHA-256, in threads. About 130 bytes per input are compared, in temporary files if there
 are many: see bigr_repr.system.spilled. Ignores pixels: a re-encoded picture counts as a different image.
 
 Duplicates of a failed image may differ from it when they are fetched again: see release_doubles.
@@ -11,26 +11,27 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.embed.dataset.ledger import Failure, Ledger
-from bigr_repr.embed.dataset.plan import Plan, listed, listed_count, write_digests
+from bigr_repr.embed.dataset.plan import NO_MARK, Plan, listed, listed_count, write_digests
 from bigr_repr.embed.dataset.schema import columns_of
-from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures, pictures_of_units
+from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures_of_units
+from bigr_repr.embed.inputs.suspects import mark_of, suspects
 from bigr_repr.images.formats import ImageError
 from bigr_repr.images.parquet import Columns
 from bigr_repr.system.files import naming, replacing
-from bigr_repr.system.object_store import Place
+from bigr_repr.system.object_store import Place, is_url
 from bigr_repr.system.spilled import SpilledArray, sorted_by
 from bigr_repr.system.threads import map_ahead
 
@@ -59,22 +60,24 @@ def list_digests(
     """
     plan = before.plan if before else None
     earlier, new = plan.inputs if plan else 0, listed_count(folder)
-    digests = SpilledArray(earlier + new, np.dtype([("sha256", "S32")]))
+    digests = SpilledArray(earlier + new, np.dtype([("sha256", "S32"), ("mark", f"S{len(NO_MARK)}")]))
     own = digests.values["sha256"]
     if before is not None:
-        _fill(own, _digests_of(before, columns), digests.release)
-    found = map_ahead(_digest, pictures_of_units(listed(folder), columns), workers=workers)
-    _fill(own[earlier:], found, digests.release, on_listed)
+        _fill(own, _digests_of(before, workers), digests.release)
+    inputs = zip(_files(chain.from_iterable(listed(folder))), pictures_of_units(listed(folder), columns), strict=True)
+    found = map_ahead(lambda each: _marked(*each[0], each[1]), inputs, workers=workers)
+    _fill(digests.values[earlier:], found, digests.release, on_listed)
     first = _first_of_each(digests)
     paths = _Paths(first, plan, folder)
 
-    def units() -> Iterator[tuple[list[bytes], list[str | None]]]:
+    def units() -> Iterator[tuple[list[bytes], list[str | None], list[bytes]]]:
         start = earlier
         for unit in listed(folder):
             numbers = range(start, start + len(unit))
-            each = [digest.ljust(32, b"\0") for digest in own[start : start + len(unit)].tolist()]
+            each, marks = (_whole(digests.values[name][start : start + len(unit)]) for name in ("sha256", "mark"))
             firsts = first.values[start : start + len(unit)].tolist()
-            yield each, [None if at == number else paths.of(at) for number, at in zip(numbers, firsts, strict=True)]
+            same_as = [None if at == number else paths.of(at) for number, at in zip(numbers, firsts, strict=True)]
+            yield each, same_as, marks
             digests.release()
             first.release()
             start += len(unit)
@@ -83,11 +86,12 @@ def list_digests(
         write_digests(folder, units())
 
 
-def _digests_of(before: Earlier, columns: Columns) -> Iterator[bytes]:
+def _digests_of(before: Earlier, workers: int | None) -> Iterator[bytes]:
     """Digests of a plan's inputs as they were embedded or will be; of 32 zero bytes for those without a row."""
     start = 0
     for unit in range(before.plan.units):
-        record, digests = before.ledger.sealed(unit), before.plan.digests(unit)
+        record, planned = before.ledger.sealed(unit), before.plan.digests(unit)
+        digests, here = list(planned), before.found[start : start + len(planned)]
         doubles = set(before.plan.duplicates(unit)) - set(record.released if record else ())
         for place in doubles:
             digests[place] = _UNREAD
@@ -95,21 +99,34 @@ def _digests_of(before: Earlier, columns: Columns) -> Iterator[bytes]:
             digests[place] = bytes.fromhex(digest)
         failed = {failure.place for failure in record.failures} if record else set(range(len(digests)))
         failed -= doubles
-        here = before.found[start : start + len(digests)]
         for place in failed:
-            digests[place] = _UNREAD
-        again = sorted(place for place in failed if here[place])
-        if again:
-            entries = before.plan.entries(unit)
-            for place, picture in zip(again, pictures((entries[place] for place in again), columns), strict=True):
-                digests[place] = _digest(picture)
+            digests[place] = planned[place] if here[place] else _UNREAD
+        again = _to_read(
+            before.plan, unit, sorted(place for place in failed if here[place]), objects=record is not None
+        )
+        for (_, place), now in digests_now(before.plan, ((unit, place) for place in again), workers).items():
+            digests[place] = now
         start += len(digests)
         yield from digests
 
 
+def _to_read(plan: Plan, unit: int, places: Sequence[int], *, objects: bool) -> list[int]:
+    """Those of a unit's inputs without a row that may have changed since they were listed. objects: include these."""
+    if not places:
+        return []
+    entries = plan.entries(unit)
+    own = [place for place in places if objects and is_url(entries[place].file)]
+    return sorted([*own, *suspects(plan, unit, entries, places)])
+
+
+def _whole(texts: NDArray[np.bytes_]) -> list[bytes]:
+    """Strings with the trailing zeros that NumPy leaves out."""
+    return [text.ljust(texts.itemsize, b"\0") for text in texts.tolist()]
+
+
 def _fill(
-    target: NDArray[np.bytes_],
-    digests: Iterable[bytes],
+    target: NDArray[Any],
+    digests: Iterable[bytes | tuple[bytes, bytes]],
     release: Callable[[], None],
     report: Callable[[int], None] = lambda count: None,
 ) -> None:
@@ -205,14 +222,19 @@ def _doubles(plan: Plan, ledger: Ledger, unit: int, failed: Collection[str]) -> 
     return {place: path for place, path in doubles if path in failed and place not in record.released}
 
 
-def digests_now(plan: Plan, places: Iterable[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
-    """Digests of the inputs at (unit, place), read again; places of one unit are contiguous."""
-    found: dict[tuple[int, int], bytes] = {}
-    for unit, group in groupby(places, itemgetter(0)):
-        entries, own = plan.entries(unit), [place for _, place in group]
-        digests = map(_digest, pictures((entries[place] for place in own), columns_of(plan.provenance)))
-        found |= {(unit, place): digest for place, digest in zip(own, digests, strict=True)}
-    return found
+def digests_now(
+    plan: Plan, places: Iterable[tuple[int, int]], workers: int | None = None
+) -> dict[tuple[int, int], bytes]:
+    """Digests of the inputs at (unit, place), read again in threads; places of one unit are contiguous."""
+    asked = list(places)
+
+    def units() -> Iterator[list[Entry]]:
+        for unit, group in groupby(asked, itemgetter(0)):
+            entries = plan.entries(unit)
+            yield [entries[place] for _, place in group]
+
+    found = map_ahead(_digest, pictures_of_units(units(), columns_of(plan.provenance)), workers=workers)
+    return dict(zip(asked, found, strict=True))
 
 
 def _release(plan: Plan, ledger: Ledger, unit: int, freed: Mapping[int, str]) -> None:
@@ -244,6 +266,22 @@ def _first_of_each(digests: SpilledArray) -> SpilledArray:
         before, number = texts[-1], int(firsts[-1])
         first.release()
     return first
+
+
+def _files(entries: Iterable[Entry]) -> Iterator[tuple[str, bytes | None]]:
+    """The file of each input; with its mark, if it holds several inputs, which are read ahead of their turn."""
+    held, mark = "", NO_MARK
+    for entry in entries:
+        if entry.start is not None and entry.file != held:
+            held, mark = entry.file, mark_of(entry.file)
+        yield entry.file, None if entry.start is None else mark
+
+
+def _marked(file: str, mark: bytes | None, picture: EncodedPicture) -> tuple[bytes, bytes]:
+    """An input's digest and its file's mark, which is taken first: a change during reading makes it differ."""
+    mark = mark_of(file) if mark is None else mark
+    digest = _digest(picture)
+    return digest, NO_MARK if digest == _UNREAD else mark
 
 
 def _digest(picture: EncodedPicture) -> bytes:
