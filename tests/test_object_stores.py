@@ -22,9 +22,11 @@ from s3_server import BUCKET, free_port, s3_server
 from tiny_model import tiny_model, write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.embed import EmbedSummary, embed_images, read_embeddings
+from bigr_repr.embed import EmbedSummary, Progress, embed_images, read_embeddings
 from bigr_repr.embed.dataset.schema import METADATA_KEY
 from bigr_repr.embed.engines import local
+from bigr_repr.embed.inputs import dedup
+from bigr_repr.embed.inputs.fetch import EncodedPicture
 from bigr_repr.embed.inputs.sources import find_sources
 from bigr_repr.retrieval import build_index
 from bigr_repr.system import filesystems, signed
@@ -173,6 +175,33 @@ def test_objects_that_are_gone_are_failures(store: ObjectPath, pre: Pretrained, 
     lines = [json.loads(line) for line in (tmp_path / "out/failures.jsonl").read_text().splitlines()]
     assert {line["path"]: line["error"] for line in lines} == gone
     assert all(line["message"].count(line["path"]) == 1 for line in lines)
+
+
+def test_objects_are_read_once_for_their_digests(
+    store: ObjectPath, pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, names, digest = write_pictures(tmp_path / "in", 4), list[str](), dedup._digest
+    paths[3].write_bytes(paths[0].read_bytes())
+    upload(paths, store / "in")
+
+    def noted(picture: EncodedPicture) -> bytes:
+        names.append(picture.name.rpartition("/")[2])
+        return digest(picture)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.total is not None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(dedup, "_digest", noted)
+    for update, read in ((False, [path.name for path in paths]), (False, []), (True, ["new.png"])):
+        with pytest.raises(KeyboardInterrupt):
+            run(str(store / "in"), str(store / "out"), pre, dedup="exact", update=update, on_progress=interrupt)
+        assert sorted(names) == read
+        names.clear()
+        if not read:
+            put(store / "in" / "new.png", paths[1].read_bytes())
+    done = run(str(store / "in"), str(store / "out"), pre, dedup="exact")
+    assert (done.rows, done.duplicates, names) == (3, 2, [])
 
 
 # ---- output: nothing is lost, nothing done twice
