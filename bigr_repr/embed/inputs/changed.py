@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -115,14 +116,16 @@ def reopen_doubles(
     schema: pa.Schema,
     digests_now: Callable[[Iterable[tuple[int, int]]], Mapping[tuple[int, int], bytes]],
 ) -> None:
-    """Turn duplicates into failures, to get rows of their own, whose originals were gone or embedded with other bytes.
+    """Turn duplicates into failures, to get rows of their own, whose originals are gone or were embedded with other
+    bytes than theirs.
 
     In units that are not done, originals and duplicates are read again whose files may have changed after they were
     listed. digests_now: SHA-256 of the inputs at (unit, place). schema: of shards.
     """
-    touched, suspected = _doubtful(plan, ledger)
-    if not touched and not suspected:
+    embedded, suspected = _doubtful(plan, ledger)
+    if not embedded and not suspected:
         return
+    touched = set(embedded)
     names = touched.union(*(paths.values() for paths in suspected.values()))
     every = (path for unit in range(plan.units) for path in plan.duplicates(unit).values())
     originals, amendments = {path for path in every if path in names}, dict[int, _Amendment]()
@@ -134,29 +137,44 @@ def reopen_doubles(
         touched |= {asked[place] for place in differ}
         if freed := differ & doubles.keys():
             amendments[unit] = _Amendment(dict.fromkeys(freed, CHANGED), {})
-    _free(plan, ledger, schema, None, touched & originals, amendments)
+    equal = _equal(plan, embedded, digests_now)
+    _free(plan, ledger, schema, None, touched & originals, amendments, equal)
     for unit, amendment in amendments.items():
         _fail(plan, ledger, unit, schema, amendment)
 
 
-def _doubtful(plan: Plan, ledger: Ledger) -> tuple[set[str], dict[int, dict[int, str]]]:
-    """Paths of inputs in done units that are gone or were embedded with other bytes than were listed.
+def _equal(
+    plan: Plan,
+    embedded: Mapping[str, bytes],
+    digests_now: Callable[[Iterable[tuple[int, int]]], Mapping[tuple[int, int], bytes]],
+) -> dict[int, set[int]]:
+    """Duplicates, {unit: places}, that have the bytes with which their originals were embedded, though not listed."""
+    found = {}
+    for unit in range(plan.units):
+        if asked := {place: path for place, path in plan.duplicates(unit).items() if embedded.get(path)}:
+            now = digests_now((unit, place) for place in asked)
+            found[unit] = {place for place, path in asked.items() if now[unit, place] == embedded[path]}
+    return found
+
+
+def _doubtful(plan: Plan, ledger: Ledger) -> tuple[dict[str, bytes], dict[int, dict[int, str]]]:
+    """Inputs in done units that are gone, {path: b""}, or were embedded with other bytes than listed: their SHA-256.
 
     In units that are not done, those whose files may have changed since they were listed: {unit: {place: path}}.
     """
-    touched, suspected = set[str](), dict[int, dict[int, str]]()
+    embedded, suspected = dict[str, bytes](), dict[int, dict[int, str]]()
     for unit, _, record in _records(plan, ledger):
         if record is None:
             entries = plan.entries(unit)
             if places := suspects(plan, unit, entries, range(len(entries))):
                 suspected[unit] = {place: entries[place].path for place in places}
             continue
-        touched |= {failure.path for failure in record.failures if failure.error == GONE}
-        planned = plan.digests(unit) if record.digests else []
-        if differ := [place for place, digest in record.digests.items() if bytes.fromhex(digest) != planned[place]]:
+        planned, now = plan.digests(unit) if record.digests else [], record.digests
+        if differ := {place: digest for place in now if (digest := bytes.fromhex(now[place])) != planned[place]}:
             entries = plan.entries(unit)
-            touched |= {entries[place].path for place in differ}
-    return touched, suspected
+            embedded |= {entries[place].path: digest for place, digest in differ.items()}
+        embedded |= {failure.path: b"" for failure in record.failures if failure.error == GONE}
+    return embedded, suspected
 
 
 def _records(plan: Plan, ledger: Ledger) -> Iterator[tuple[int, int, UnitRecord | None]]:
@@ -174,10 +192,11 @@ def _free(
     found: NDArray[np.bool_] | None,
     touched: Collection[str],
     amendments: Mapping[int, _Amendment],
+    equal: Mapping[int, Collection[int]] = MappingProxyType({}),
 ) -> int:
     """Turn duplicates of touched inputs into failures of their own; returns how many of them are to be embedded.
 
-    found: which inputs still exist; None: unknown.
+    found: which inputs still exist; None: unknown. equal: duplicates that stay what they are, {unit: places}.
     """
     count = 0
     if not touched:
@@ -185,7 +204,7 @@ def _free(
     for unit, start, record in _records(plan, ledger):
         doubles = {place for place, path in plan.duplicates(unit).items() if path in touched}
         judged = amendments[unit].kinds if unit in amendments else {}
-        freed = sorted(doubles - set(record.released if record else ()) - judged.keys())
+        freed = sorted(doubles - set(record.released if record else ()) - judged.keys() - set(equal.get(unit, ())))
         kinds = {place: CHANGED if found is None or found[start + place] else GONE for place in freed}
         count += list(kinds.values()).count(CHANGED)
         _fail(plan, ledger, unit, schema, _Amendment(kinds, {}))
