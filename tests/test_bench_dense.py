@@ -61,7 +61,7 @@ def test_c_is_chosen_without_the_test_images(many: tuple[np.ndarray, ...]) -> No
     )
     assert (found.C, found.held_out_map) == (other.C, other.held_out_map)
     assert found.held_out_map is not None
-    edge = multi_label_probe(x, y, z, truth, grid=[1e-7, 1e-6], device="cpu").edge
+    edge = multi_label_probe(x, y, z, truth, grid=[1e-3, 10], device="cpu").edge
     assert edge is not None
     assert "of its grid" in edge
 

@@ -642,7 +642,7 @@ def test_what_cannot_be_read_is_said(
     (tmp_path / "one/part-00001.parquet").unlink()
     assert len(read_embeddings(tmp_path / "one").paths) == 18
     assert "incomplete (4 of 5 parts)" in caplog.text
-    pq.write_table(pa.table({"x": [1]}), tmp_path / "part-9.parquet")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "part-00009.parquet")
     with pytest.raises(ValueError, match="not written by bigr-repr embed"):
         read_embeddings(tmp_path)
 

@@ -102,7 +102,7 @@ def _stored(source: Path, most: int | None) -> CodeFile:
         return CodeFile(ids=ids, codes=index.tokens, n_bits=index.token_layout().n_bits, provenance=index.provenance)
     found = read_codes(source)
     if found.provenance is not None and found.provenance.get("of") != BITS:
-        raise ValueError(f"{source} holds {found.provenance.get('of')}, which are not pictures; decode tokenizer bits")
+        raise ValueError(f"{source} holds binarized features, which are not pictures; decode tokenizer bits")
     return found
 
 
