@@ -319,7 +319,7 @@ def test_of_ids_only_the_pieces_that_are_read_are_checked(named: bool, tmp_path:
         lambda: index.ids,
         lambda: index.rows.places([ids[0]]),
         lambda: HammingIndex.load(tmp_path / "i", memory_map=False),
-        lambda: FolderOpener(tmp_path / "i").open(),  # a server asks for all before it serves
+        lambda: FolderOpener(tmp_path / "i").open(lambda index: None),  # a server asks for all before it serves
     ):
         with pytest.raises(ValueError, match=f"{file.name}: damaged, its content has changed since it was written"):
             ask()

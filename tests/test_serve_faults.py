@@ -43,7 +43,7 @@ from bigr_repr.retrieval.results.photos import PhotoFinder
 from bigr_repr.serve import Access, Limits, Service, create_app, service
 from bigr_repr.serve.batching import Batcher, ClosedError
 from bigr_repr.serve.guard import RequestGuard
-from bigr_repr.serve.live_index import IndexState, LiveIndex
+from bigr_repr.serve.live_index import Check, IndexState, LiveIndex
 from bigr_repr.serve.metrics import Metrics
 from bigr_repr.serve.run import _ApiServer
 
@@ -548,7 +548,7 @@ def test_an_index_that_cannot_be_opened_is_logged_once(caplog: pytest.LogCapture
         def stamp(self) -> int:
             return self.number
 
-        def open(self) -> IndexState:
+        def open(self, check: Check) -> IndexState:
             if self.number:
                 raise ValueError("damaged")
             return IndexState(version="0", index=HammingIndex.build(np.zeros((1, 4), np.uint8)))
