@@ -110,7 +110,7 @@ def test_units_hold_whole_row_groups(sizes: dict[str, int], pre: Pretrained, tmp
 
 
 @pytest.mark.slow
-def test_a_tar_that_was_written_anew_is_listed_anew(
+def test_a_tar_that_was_written_anew_is_refused(
     proxy: StoreProxy, sizes: dict[str, int], pre: Pretrained, tmp_path: Any
 ) -> None:
     place, copy = ObjectPath(f"s3://{BUCKET}/x.tar"), ObjectPath(f"s3://{BUCKET}/y.tar")
