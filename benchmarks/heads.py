@@ -17,8 +17,9 @@ the package draws, 1 000 and 500, which are new to every model. Block of the bun
 
 Models: pixels, an untrained network, both bundled models and their bits, and EfficientNet-Lite0 if it is installed.
 Null where a representation has no tokens or no network to train. Writes OUT/heads-IMAGES.json after each measurement,
-from which an interrupted run resumes, and benchmarks/results/heads.json once nothing is missing. Expected: the features
-of the bundled models are ahead of pixels, bits and the untrained network in every column.
+from which an interrupted run resumes, and benchmarks/results/heads.json if all models have the same measures and those
+already recorded. Expected: the features of the bundled models are ahead of pixels, bits and the untrained network in
+every column.
 """
 
 from __future__ import annotations
@@ -186,10 +187,16 @@ def main() -> None:
             print(f"{measure}: {name}: {done[measure]}", flush=True)
             with replacing(state) as file:
                 file.write(json.dumps(rows, indent=1).encode())
-    if options.images == parser.get_default("images") and all(
-        len(row) == len(measures.by_name) for row in rows.values()
-    ):
+    if options.images == parser.get_default("images") and adds_to_record(rows):
         record.write("heads", {"images": options.images, "block": _BLOCK, "rows": rows})
+
+
+def adds_to_record(rows: dict[str, dict[str, Any]]) -> bool:
+    """Whether all models have the same measures, and those that are recorded already are among them."""
+    known = record.RESULTS / "heads.json"
+    before = json.loads(known.read_text(encoding="utf-8"))["rows"] if known.exists() else {}
+    each = [set(rows.get(name, {})) for name in MODELS]
+    return all(measured == each[0] for measured in each) and all(set(row) <= each[0] for row in before.values())
 
 
 if __name__ == "__main__":
