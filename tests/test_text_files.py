@@ -61,7 +61,7 @@ def test_the_encoding_of_text_is_stated() -> None:
     """Otherwise it is that of the locale: a file written as UTF-8 cannot be read under another."""
     sources = {file: file.read_text(encoding="utf-8") for file in FILES}
     found = {file: list(text_calls(text)) for file, text in sources.items() if READS.search(text)}
-    assert any(found.values())
+    assert sum(map(len, found.values())) > 15
     assert [f"{file}:{line}" for file, calls in found.items() for line, stated in calls if not stated] == []
 
 
