@@ -507,9 +507,7 @@ def test_the_command_takes_urls(
     assert error.startswith("error: s3://no-such-bucket/x: no such")
 
 
-def test_an_object_that_was_rewritten_is_not_mixed_with_what_it_was(
-    store: ObjectPath, pre: Pretrained, tmp_path: Path
-) -> None:
+def test_an_object_that_was_rewritten_is_embedded_again(store: ObjectPath, pre: Pretrained, tmp_path: Path) -> None:
     pictures = [path.read_bytes() for path in write_pictures(tmp_path / "in", 4)]
 
     def write(contents: list[bytes], name: str = "in") -> None:
@@ -518,15 +516,19 @@ def test_an_object_that_was_rewritten_is_not_mixed_with_what_it_was(
 
     write(pictures[:3])
     run([store / "in.parquet"], store / "out", pre)
-    before = read_embeddings(store / "out").vectors
     write(pictures[::-1])
-    with pytest.raises(ValueError, match=r"in\.parquet has changed since it was listed .* would be mixed; write"):
-        run([store / "in.parquet"], store / "out", pre, update=True)
-    assert (read_embeddings(store / "out").vectors == before).all()
+    with pytest.raises(ValueError, match="inputs were 3, are 4"):
+        run([store / "in.parquet"], store / "out", pre)
+    done = run([store / "in.parquet"], store / "out", pre, update=True)
+    assert (done.rows, done.changed, done.embedded) == (4, 3, 4)
+    run([store / "in.parquet"], store / "anew", pre)
+    assert (read_embeddings(store / "out").vectors == read_embeddings(store / "anew").vectors).all()
+    for update in (False, True):
+        assert run([store / "in.parquet"], store / "out", pre, update=update).embedded == 0
     (store / "in.parquet").unlink()
     write(pictures[3:], "new")
     done = run([store / "new.parquet"], store / "out", pre, update=True)  # what is gone is no obstacle
-    assert (done.rows, done.gone) == (4, 3)
+    assert (done.rows, done.gone) == (5, 4)
 
 
 @pytest.mark.slow

@@ -73,9 +73,9 @@ class EmbedSummary:
     """What a data set holds after a run, rows + failures + duplicates + dropped = inputs, and what the run did.
 
     duplicates: inputs without a row of their own, with dedup. gone: inputs that an update no longer found; dropped:
-    those whose rows were removed for that reason, now or earlier; changed: those re-embedded because their files
-    changed. embedded: images that this run processed; the others were done before. seconds: for these, from the first
-    to the last. batch_size: images per batch of the network.
+    those whose rows were removed, now or earlier, as they are gone or moved within a rewritten file; changed: those
+    re-embedded because their files changed. embedded: images that this run processed; the others were done before.
+    seconds: for these, from the first to the last. batch_size: images per batch of the network.
     """
 
     out: Place
@@ -126,7 +126,7 @@ class EmbedJob:
                 remedy = f"add new inputs with update, {_REMEDY}"
                 raise ValueError(f"{self.out} holds other embeddings: {changed}; {remedy}")
         if not options.update and (changed := old.changed_container()):
-            raise ValueError(f"{self.out}: {changed}; old and new rows would be mixed; {_REMEDY}")
+            raise ValueError(f"{self.out}: {changed}; embed its images again with update, {_REMEDY}")
         self.ledger.tidy()
         self.ledger.plan = old
         only = None if options.verify else noted(self.folder)
@@ -150,21 +150,19 @@ class EmbedJob:
 
     def _extend(self, old: Plan, sources: Iterable[Source], options: EmbedOptions) -> Plan:
         """The plan, extended by the sources that it lacks."""
-        if changed := old.changed_objects():
-            raise ValueError(
-                f"{self.out}: {changed}; which of its images differ is not known, so old and new rows would be mixed; "
-                f"write changed images to objects of other names, {_REMEDY}"
-            )
-        known = KnownInputs(old)
+        rewritten = old.rewritten()
+        known = KnownInputs(old, rewritten)
         listed = list_inputs(self.folder, known.additions(sources, self._listed), old.unit_size, lambda found: None)
-        self._gone, found, schema = self.ledger.list_gone(known.gone()), known.found(), self.recipe.schema
+        self._gone, fates, schema = self.ledger.list_gone(known.gone()), known.fates(), self.recipe.schema
         self._changed = reopen(
-            old, self.ledger, schema, found, drop_gone=options.drop_gone, labels=known.labels
+            old, self.ledger, schema, fates, drop_gone=options.drop_gone, labels=known.labels
         ).changed
-        if not listed.inputs:
-            return old
-        self._find_duplicates(Earlier(old, self.ledger, found), options)
-        return extend_plan(old, listed)
+        plan = old
+        if listed.inputs:
+            self._find_duplicates(Earlier(old, self.ledger, fates.here), options)
+            plan = extend_plan(old, listed)
+        plan.renew(rewritten)
+        return plan
 
     def _find_duplicates(self, before: Earlier | None, options: EmbedOptions) -> None:
         if self.recipe.dedup:

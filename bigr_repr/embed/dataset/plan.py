@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,14 +20,22 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bigr_repr.embed.dataset.containers import Container, ContainerList, changed_file, containers
+from bigr_repr.embed.dataset.containers import (
+    Container,
+    ContainerList,
+    Stamp,
+    changed_file,
+    containers,
+    renew,
+    stamps_now,
+)
 from bigr_repr.embed.dataset.cut import Cut
 from bigr_repr.embed.dataset.damage import damage_named
 from bigr_repr.embed.dataset.entry import Entry, as_entry, same_label
 from bigr_repr.images.find import Source, escape_path, unescape_path
 from bigr_repr.system.differences import differences
 from bigr_repr.system.files import HashedFile, replacing, sync_folder
-from bigr_repr.system.object_store import Place, is_url, readable
+from bigr_repr.system.object_store import Place, readable
 from bigr_repr.system.records import as_object, parsed, usable
 from bigr_repr.system.sums import sealed, unsealed
 
@@ -103,9 +111,13 @@ class Plan:
     def _continued(self) -> frozenset[int]:
         return frozenset(unit for first, last in self.continued for unit in range(first, last + 1))
 
+    def list_of(self, unit: int) -> int:
+        """The number of the list that a unit belongs to."""
+        return self._at(unit)[0]
+
     def id_of(self, unit: int) -> str:
         """The id of a unit's list, as stored in its record and shard; empty in plans of earlier versions."""
-        number = self._at(unit)[0]
+        number = self.list_of(unit)
         return self.ids[number] if number < len(self.ids) else ""
 
     @property
@@ -145,10 +157,19 @@ class Plan:
         """A description of the first container file that has changed since it was listed; None if none has."""
         return changed_file({each.file: each.stamp for _, each in self.containers()})
 
-    def changed_objects(self) -> str | None:
-        """The same for those in stores and on web servers, of whose inputs no stamps are recorded; they may be gone."""
-        stamps = {each.file: each.stamp for _, each in self.containers() if is_url(each.file)}
-        return changed_file(stamps, unless_gone=True)
+    def rewritten(self) -> dict[int, dict[str, Stamp]]:
+        """Present stamps of the container files that have changed since they were listed and still exist, by list."""
+        found: dict[int, dict[str, Stamp]] = {}
+        each = list(self.containers())
+        for (number, held), now in zip(each, stamps_now(held.file for _, held in each), strict=True):
+            if now is not None and now != held.stamp:
+                found.setdefault(number, {})[held.file] = now
+        return found
+
+    def renew(self, rewritten: Mapping[int, Mapping[str, Stamp]]) -> None:
+        """Record what rewritten() gave, once the inputs in these files have been compared with the plan."""
+        for number, stamps in rewritten.items():
+            renew(self.folder / _named(_CONTAINERS, number), stamps)
 
     @property
     def knows_containers(self) -> bool:

@@ -23,6 +23,7 @@ from bigr_repr.embed.dataset.ledger import CHANGED, GONE, Failure, Ledger, UnitR
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.dataset.shards import read_shard
 from bigr_repr.embed.inputs.suspects import suspects
+from bigr_repr.embed.inputs.update import Fates
 from bigr_repr.system.object_store import is_url
 
 __all__ = ["Reopened", "renewed", "reopen", "reopen_damaged", "reopen_doubles", "stamps_of"]
@@ -42,10 +43,14 @@ class Reopened(NamedTuple):
 
 
 class _Amendment(NamedTuple):
-    """What to change in a unit's record. kinds: CHANGED or GONE, by place; labels: new ones, by place."""
+    """What to change in a unit's record.
+
+    kinds: CHANGED or GONE, by place; labels: new ones, by place; lost: places of inputs that cannot be read again.
+    """
 
     kinds: dict[int, str]
     labels: dict[int, str | None]
+    lost: Collection[int] = ()
 
 
 def stamps_of(entries: Iterable[Entry]) -> str:
@@ -78,36 +83,39 @@ def reopen(
     plan: Plan,
     ledger: Ledger,
     schema: pa.Schema,
-    found: NDArray[np.bool_],
+    fates: Fates,
     *,
     drop_gone: bool,
     labels: Mapping[int, str | None] | None = None,
 ) -> Reopened:
-    """Turn inputs that changed or reappeared into failures, with drop_gone also missing ones; drop their rows.
+    """Turn inputs that changed or reappeared into failures, and replaced ones, with drop_gone all missing ones; drop
+    their rows.
 
-    schema: of shards. found: which of the plan's inputs still exist, in plan order. labels: those that differ from the
-    plan's, by the input's number; None if the data set holds no labels. With dedup, duplicates of inputs that changed
-    or are gone get rows of their own; these are freed first, so that a run that is cut short loses none.
+    schema: of shards. labels: those that differ from the plan's, by the input's number; None if the data set holds no
+    labels. With dedup, duplicates of inputs that changed or are gone get rows of their own; these are freed first, so
+    that a run that is cut short loses none.
     """
     dedup = bool(plan.provenance.get("dedup"))
     touched, amendments = set[str](), dict[int, _Amendment]()
     for unit, start, record in _records(plan, ledger):
-        here, entries = found[start : start + plan.size(unit)], plan.entries(unit)
-        amendment = _Amendment({}, _relabeled(record, entries, here, labels, start))
-        if record is not None:
+        own, entries = Fates(*(each[start : start + plan.size(unit)] for each in fates)), plan.entries(unit)
+        relabeled = _relabeled(record, entries, own.here, labels, start)
+        if record is None:
+            missing = ~own.here & (drop_gone | own.replaced | own.rewritten)
+            amendment = _Amendment(dict.fromkeys(np.flatnonzero(missing).tolist(), GONE), relabeled)
+        else:
             doubles = set(plan.duplicates(unit)) - set(record.released)
-            amendment.kinds.update(_judged(record, entries, here, drop_gone))
-            amendment.kinds.update(dict.fromkeys(amendment.labels.keys() - doubles, CHANGED))
-        elif drop_gone:
-            amendment.kinds.update(dict.fromkeys(np.flatnonzero(~here).tolist(), GONE))
+            kinds, lost = _judged(record, entries, own, drop_gone)
+            kinds.update(dict.fromkeys(relabeled.keys() - doubles, CHANGED))
+            amendment = _Amendment(kinds, relabeled, lost)
         touched |= {entries[place].path for place in amendment.kinds}
-        if amendment.kinds or amendment.labels:
+        if any(amendment):
             amendments[unit] = amendment
-    kinds = [kind for amendment in amendments.values() for kind in amendment.kinds.values()]
-    freed = _free(plan, ledger, schema, found, touched, amendments) if dedup else 0
+    every = [kind for amendment in amendments.values() for kind in amendment.kinds.values()]
+    freed = _free(plan, ledger, schema, fates.here, touched, amendments) if dedup else 0
     for unit, amendment in amendments.items():
         _fail(plan, ledger, unit, schema, amendment)
-    return Reopened(kinds.count(CHANGED) + freed, kinds.count(GONE))
+    return Reopened(every.count(CHANGED) + freed, every.count(GONE))
 
 
 def reopen_doubles(
@@ -162,7 +170,7 @@ def _doubtful(plan: Plan, ledger: Ledger) -> tuple[dict[str, bytes], dict[int, d
 
     In units that are not done, those whose files may have changed since they were listed: {unit: {place: path}}.
     """
-    embedded, suspected = dict[str, bytes](), dict[int, dict[int, str]]()
+    embedded, suspected, gone = dict[str, bytes](), dict[int, dict[int, str]](), set[str]()
     for unit, _, record in _records(plan, ledger):
         if record is None:
             entries = plan.entries(unit)
@@ -173,8 +181,16 @@ def _doubtful(plan: Plan, ledger: Ledger) -> tuple[dict[str, bytes], dict[int, d
         if differ := {place: digest for place in now if (digest := bytes.fromhex(now[place])) != planned[place]}:
             entries = plan.entries(unit)
             embedded |= {entries[place].path: digest for place, digest in differ.items()}
-        embedded |= {failure.path: b"" for failure in record.failures if failure.error == GONE}
-    return embedded, suspected
+        gone |= {failure.path for failure in record.failures if failure.error == GONE}
+    return dict.fromkeys(_not_replaced(plan, ledger, gone), b"") | embedded, suspected
+
+
+def _not_replaced(plan: Plan, ledger: Ledger, gone: set[str]) -> set[str]:
+    """Those of the paths of inputs that are gone which no other input has."""
+    for unit, _, record in _records(plan, ledger) if gone else ():
+        without = {failure.place for failure in record.failures if failure.error == GONE} if record else ()
+        gone -= {entry.path for place, entry in enumerate(plan.entries(unit)) if place not in without}
+    return gone
 
 
 def _records(plan: Plan, ledger: Ledger) -> Iterator[tuple[int, int, UnitRecord | None]]:
@@ -228,27 +244,33 @@ def _relabeled(
     }
 
 
-def _judged(record: UnitRecord, entries: Sequence[Entry], here: NDArray[np.bool_], drop_gone: bool) -> dict[int, str]:
-    """What happened to a unit's inputs, by place: CHANGED or GONE; unchanged ones are left out."""
+def _judged(
+    record: UnitRecord, entries: Sequence[Entry], fates: Fates, drop_gone: bool
+) -> tuple[dict[int, str], list[int]]:
+    """What happened to a unit's inputs, CHANGED or GONE, by place, without unchanged ones; and those newly lost."""
     errors = {failure.place: failure.error for failure in record.failures}
     before, now = record.stamps, stamps_of(entries) if record.stamps or "missing" in errors.values() else ""
-    kinds = {}
-    for place in range(len(entries)):
+    kinds, lost = dict[int, str](), list[int]()
+    for place, (here, replaced, rewritten) in enumerate(zip(*(each.tolist() for each in fates), strict=True)):
         part, error = slice(_LENGTH * place, _LENGTH * (place + 1)), errors.get(place)
         differs = before[part] != now[part] and not {_UNKNOWN, ""} & {before[part], now[part]}
         unknown = before[part] == _UNKNOWN or (not before and error == "missing")
         appeared = error is not None and unknown and now[part] not in (_UNKNOWN, "")
-        if here[place] and (differs or appeared or error == GONE):
-            kinds[place] = CHANGED
-        elif not here[place] and drop_gone and error != GONE:
+        in_doubt = rewritten and before[part] in (_UNKNOWN, "")
+        if here:
+            if differs or appeared or in_doubt or error == GONE:
+                kinds[place] = CHANGED
+        elif error != GONE and (drop_gone or replaced or (rewritten and error is not None)):
             kinds[place] = GONE
-    return kinds
+        elif error is None and rewritten and place not in record.lost:
+            lost.append(place)
+    return kinds, lost
 
 
 def _fail(plan: Plan, ledger: Ledger, unit: int, schema: pa.Schema, amendment: _Amendment) -> None:
     """Turn inputs into failures, and remove their rows from the unit's shard; note labels."""
     kinds = amendment.kinds
-    if not kinds and not amendment.labels:
+    if not any(amendment):
         return
     record = ledger.sealed(unit) or _begun(plan, ledger, unit, schema)
     doubles = set(plan.duplicates(unit)) - set(record.released)
@@ -262,8 +284,10 @@ def _fail(plan: Plan, ledger: Ledger, unit: int, schema: pa.Schema, amendment: _
     failures = [failure for failure in record.failures if failure.place not in kinds]
     failures += [Failure(place, entries[place].path, kind, _MESSAGES[kind]) for place, kind in kinds.items()]
     released, everything = (*record.released, *sorted(doubles & kinds.keys())), tuple(sorted(failures))
-    labels = {**record.labels, **amendment.labels}
-    done = replace(record, rows=rows, size=size, sha256=sha256, failures=everything, released=released, labels=labels)
+    labels, lost = {**record.labels, **amendment.labels}, tuple(sorted({*record.lost, *amendment.lost} - kinds.keys()))
+    done = replace(
+        record, rows=rows, size=size, sha256=sha256, failures=everything, released=released, labels=labels, lost=lost
+    )
     ledger.seal(unit, done)
 
 
@@ -289,11 +313,13 @@ def reopen_damaged(plan: Plan, ledger: Ledger, schema: pa.Schema, *, only: Colle
             continue
         entries, doubles = plan.entries(unit), set(plan.duplicates(unit)) - set(record.released)
         failed = {failure.place for failure in record.failures} | doubles
-        lost = [place for place in range(len(entries)) if place not in failed]
-        log.warning("%s is damaged; its %d images will be re-embedded", ledger.shard(unit), len(lost))
+        rows = [place for place in range(len(entries)) if place not in failed]
+        kinds = {place: GONE if place in record.lost else CHANGED for place in rows}
+        again = list(kinds.values()).count(CHANGED)
+        log.warning("%s is damaged; its %d images will be re-embedded", ledger.shard(unit), again)
         size, sha256 = ledger.write(unit, schema.empty_table())
-        failures = [Failure(place, entries[place].path, CHANGED, "its row was damaged") for place in lost]
+        failures = [Failure(place, entries[place].path, kind, "its row was damaged") for place, kind in kinds.items()]
         everything = tuple(sorted([*record.failures, *failures]))
-        ledger.seal(unit, replace(record, rows=0, size=size, sha256=sha256, failures=everything))
-        count += len(lost)
+        ledger.seal(unit, replace(record, rows=0, size=size, sha256=sha256, failures=everything, lost=()))
+        count += again
     return count

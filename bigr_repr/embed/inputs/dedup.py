@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigr_repr.embed.dataset.entry import Entry
-from bigr_repr.embed.dataset.ledger import Failure, Ledger
+from bigr_repr.embed.dataset.ledger import GONE, Failure, Ledger
 from bigr_repr.embed.dataset.plan import NO_MARK, Plan, listed, listed_count, write_digests
 from bigr_repr.embed.dataset.schema import columns_of
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures_of_units
@@ -200,6 +200,7 @@ def release_doubles(plan: Plan, ledger: Ledger) -> None:
         failure.path: (unit, failure.place)
         for unit, record in enumerate(ledger.records(range(plan.units)))
         for failure in (record.failures if record else ())
+        if failure.error != GONE
     }
     if not failed:
         return

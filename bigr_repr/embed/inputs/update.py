@@ -1,4 +1,8 @@
-"""Finds which inputs a plan already has, and which of its inputs no longer exist. Independent of what they are.
+"""Finds which inputs a plan already has, and what became of its inputs. Independent of what they are.
+
+An input is known by its path and its place: its file and, in a container such as a tar shard, where in the file. In a
+container that was rewritten, places say nothing of what is there: an image elsewhere in it takes the place of the
+plan's input of the same path.
 
 Inputs are identified by 16-byte digests in sorted arrays, 57 bytes per input of the plan, 65 with labels, which move
 to temporary files when they are large: see bigr_repr.system.spilled.
@@ -6,9 +10,11 @@ to temporary files when they are large: see bigr_repr.system.spilled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from itertools import islice
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,15 +32,29 @@ _LABEL = [("label", "S8")]
 _Digests = NDArray[np.bytes_]
 
 
+class Fates(NamedTuple):
+    """What became of a plan's inputs, in plan order.
+
+    here: whether each is among the sources; replaced: whether another place in its file now has its path; rewritten:
+    whether its file is a container that was rewritten.
+    """
+
+    here: NDArray[np.bool_]
+    replaced: NDArray[np.bool_]
+    rewritten: NDArray[np.bool_]
+
+
 class KnownInputs:
     """The inputs of a plan, for looking up others.
 
-    labels: present labels that differ from the plan's, by the input's number, once additions() is exhausted; None if
-    the data set holds no labels.
+    rewritten: containers that changed since they were listed, by list. labels: present labels that differ from the
+    plan's, by the input's number, once additions() is exhausted; None if the data set holds no labels.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, rewritten: Mapping[int, Collection[str]] = MappingProxyType({})) -> None:
         self._plan = plan
+        self._files = {file: number for number, file in enumerate(sorted(set().union(*rewritten.values())), 1)}
+        self._file = SpilledArray(plan.inputs if rewritten else 0, np.int32)  # 0: not rewritten
         self.labels: dict[int, str | None] | None = {} if plan.provenance.get("labels") else None
         records = SpilledArray(plan.inputs, np.dtype(_RECORD + _LABEL * (self.labels is not None)))
         places = SpilledArray(plan.inputs, np.dtype([("place", _KIND)]))
@@ -47,18 +67,21 @@ class KnownInputs:
             if self.labels is not None:
                 records.values["label"][part] = _label_digests(entries)
             places.values["place"][part] = records.values["place"][part]
+            if files := rewritten.get(plan.list_of(unit)):
+                self._file.values[part] = [self._files[each.file] if each.file in files else 0 for each in entries]
             start += len(entries)
-            records.release()
-            places.release()
+            for array in (records, places, self._file):
+                array.release()
         self._by_path = columns_of(sorted_by(records, "path"))
         self._sorted_places = sorted_by(places, "place")
-        self._seen = SpilledArray(plan.inputs, np.bool_)
+        self._seen, self._replaced = (SpilledArray(plan.inputs, np.bool_) for _ in range(2))
 
     def additions(self, sources: Iterable[Source], on_listed: Callable[[int], None]) -> Iterator[Source]:
         """The sources that the plan lacks, in order.
 
         Raises ValueError for a source with the recorded path of a different file, because paths would be ambiguous;
-        and for one that is recorded under a different path, because it would get a second row.
+        and for one that is recorded under a different path, because it would get a second row. Other places of
+        rewritten containers are additions.
         """
         found, sources = 0, iter(sources)
         while block := list(islice(sources, _BLOCK)):
@@ -86,23 +109,22 @@ class KnownInputs:
         file = escape_path(entry.file)
         if held.file == entry.file and entry.start is not None:
             found = ", ".join(differences(held._asdict(), entry._asdict()))
-            return (
-                f"{entry.path} in {file}: {found}; if that file has changed, start again with overwrite, else {remedy}"
-            )
+            return f"{entry.path} in {file}: {found}; if that file has changed, update or overwrite, else {remedy}"
         if known == "path":
             return f"{entry.path} is recorded for a different file than {file}, {escape_path(held.file)}; {remedy}"
         return f"{file} is recorded under a different path than {entry.path}, {held.path}; {remedy}"
 
-    def found(self) -> NDArray[np.bool_]:
-        """Which of the plan's inputs were among the sources, in plan order; valid once additions() is exhausted."""
-        seen: NDArray[np.bool_] = self._seen.values
-        return seen
+    def fates(self) -> Fates:
+        """What became of the plan's inputs; valid once additions() is exhausted."""
+        here: NDArray[np.bool_] = self._seen.values
+        rewritten = self._file.values != 0 if self._files else np.zeros_like(here)
+        return Fates(here, self._replaced.values & ~here, rewritten)
 
     def gone(self) -> Iterator[str]:
-        """Paths of the plan's inputs that were not among the sources, in plan order; once additions() is exhausted."""
-        seen, start = self.found(), 0
+        """Paths of the plan's inputs that are not among the sources, in plan order; once additions() is exhausted."""
+        there, start = self._seen.values | self._replaced.values, 0
         for unit in range(self._plan.units):
-            missing = np.flatnonzero(~seen[start : start + self._plan.size(unit)])
+            missing = np.flatnonzero(~there[start : start + self._plan.size(unit)])
             start += self._plan.size(unit)
             if len(missing):
                 entries = self._plan.entries(unit)
@@ -117,9 +139,11 @@ class KnownInputs:
             starts, ends = (np.searchsorted(held["path"], paths[asked], side) for side in ("left", "right"))
             for ask, start, end in zip(asked.tolist(), starts.tolist(), ends.tolist(), strict=True):
                 if end > start:
-                    same = held["place"][start:end] == places[ask]
-                    self._seen.values[held["number"][start:end][same]] = True
-                    known[ask] = b"all" if same.any() else b"path"
+                    same, numbers = held["place"][start:end] == places[ask], held["number"][start:end]
+                    self._seen.values[numbers[same]] = True
+                    instead = numbers[~same] if same.any() else self._moved(entries[ask], numbers)
+                    self._replaced.values[instead] = True
+                    known[ask] = b"all" if same.any() else b"" if len(instead) else b"path"
                     if self.labels is not None:
                         self._note_label(entries[ask], np.arange(start, end)[same])
             for column in self._by_path.values():
@@ -130,10 +154,16 @@ class KnownInputs:
             wanted = np.sort(places[left])
             at = np.searchsorted(held_places, wanted).clip(max=len(held_places) - 1)
             elsewhere = wanted[held_places[at] == wanted]
-            known[left[np.isin(places[left], elsewhere)]] = b"place"
-        self._sorted_places.release()
-        self._seen.release()
+            of_others = left[np.isin(places[left], elsewhere)]
+            known[[ask for ask in of_others.tolist() if entries[ask].file not in self._files]] = b"place"
+        for array in (self._sorted_places, self._seen, self._replaced, self._file):
+            array.release()
         return [word.decode() for word in known.tolist()]
+
+    def _moved(self, entry: Entry, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The plan's inputs of a source's path, if they are in the same file and it was rewritten; none otherwise."""
+        file = self._files.get(entry.file)
+        return numbers if file and (self._file.values[numbers] == file).all() else numbers[:0]
 
     def _note_label(self, entry: Entry, places: NDArray[np.int64]) -> None:
         """Note the label of an input if it is not the plan's. places: of the input in the sorted arrays."""
