@@ -52,7 +52,8 @@ def sources(given: Iterator[bytes]) -> Iterator[Any]:
 
 
 def listed(run: Path, given: Iterator[Any]) -> Any:
-    from bigr_repr.embed.dataset.plan import commit_plan, list_inputs
+    from bigr_repr.embed.dataset.lists import list_inputs
+    from bigr_repr.embed.dataset.plan import commit_plan
 
     return commit_plan(run, list_inputs(run, given, UNIT, lambda found: None), UNIT, {})
 
@@ -95,7 +96,8 @@ def update(run: Path, count: int) -> None:
 
 
 def dedup(run: Path, count: int) -> None:
-    from bigr_repr.embed.dataset.plan import list_inputs, open_plan
+    from bigr_repr.embed.dataset.lists import list_inputs
+    from bigr_repr.embed.dataset.plan import open_plan
     from bigr_repr.embed.inputs import dedup as doubles
     from bigr_repr.images.parquet import USUAL_COLUMNS
 

@@ -26,7 +26,8 @@ from tiny_model import picture, tiny_model, write_pictures
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import from_bytes
 from bigr_repr.embed import EmbeddingSet, EmbedSummary, Progress, embed_images, read_embeddings
-from bigr_repr.embed.dataset import plan
+from bigr_repr.embed.dataset import lists, plan
+from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.embed.dataset.shards import read_shard
 from bigr_repr.features.extract import encode_codes, extract_features
 from bigr_repr.features.extractor import FeatureExtractor
@@ -650,15 +651,15 @@ def test_what_cannot_be_read_is_said(
 @pytest.mark.slow
 def test_the_list_of_inputs_is_not_held_in_memory(tmp_path: Path) -> None:
     sources = (Source(f"folder/{n:08d}.jpg", f"/root/folder/{n:08d}.jpg") for n in range(50_000))
-    plan.list_inputs(tmp_path, [Source("a", "a")], 1000, lambda count: None)  # pyarrow imports pandas where it is there
+    lists.list_inputs(tmp_path, [Source("a", "a")], 1000, lambda count: None)  # imports pandas
     tracemalloc.start()
     try:
-        listed = plan.list_inputs(tmp_path, sources, 1000, lambda count: None)
+        listed = lists.list_inputs(tmp_path, sources, 1000, lambda count: None)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < 3e6
     assert listed.inputs == 50_000
     written = plan.commit_plan(tmp_path, listed, 1000, {})
-    assert written.entries(49)[-1] == plan.Entry("folder/00049999.jpg", "/root/folder/00049999.jpg")
+    assert written.entries(49)[-1] == Entry("folder/00049999.jpg", "/root/folder/00049999.jpg")
     assert (tmp_path / "inputs.parquet").stat().st_size < 500_000

@@ -23,7 +23,8 @@ from tiny_model import picture, tiny_model, write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained, load
 from bigr_repr.embed import EmbedSummary, Progress, embed_images, export_embeddings, read_embeddings
-from bigr_repr.embed.dataset.plan import commit_plan, list_inputs
+from bigr_repr.embed.dataset.lists import list_inputs
+from bigr_repr.embed.dataset.plan import commit_plan
 from bigr_repr.embed.engines import batching, local
 from bigr_repr.embed.inputs import dedup, suspects
 from bigr_repr.embed.inputs.fetch import EncodedPicture

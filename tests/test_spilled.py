@@ -72,7 +72,8 @@ def test_names_of_a_large_folder_are_sorted_on_a_disk(monkeypatch: pytest.Monkey
 
 
 def test_an_update_finds_the_same_on_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bigr_repr.embed.dataset.plan import commit_plan, list_inputs, open_plan
+    from bigr_repr.embed.dataset.lists import list_inputs
+    from bigr_repr.embed.dataset.plan import commit_plan, open_plan
     from bigr_repr.images.find import Source
 
     (tmp_path / "_run").mkdir()

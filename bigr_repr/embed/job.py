@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from bigr_repr.embed.dataset.damage import forget_damage, noted
 from bigr_repr.embed.dataset.ledger import CHANGED, Ledger, UnitRecord
+from bigr_repr.embed.dataset.lists import list_inputs
 from bigr_repr.embed.dataset.parts import ListedPart, forget_parts, write_parts
-from bigr_repr.embed.dataset.plan import Plan, commit_plan, extend_plan, list_inputs, revoke_plan
+from bigr_repr.embed.dataset.plan import Plan, commit_plan, extend_plan, revoke_plan
 from bigr_repr.embed.dataset.schema import Recipe, incomparable_fields
 from bigr_repr.embed.dataset.status import StatusFile
 from bigr_repr.embed.inputs.changed import reopen, reopen_damaged, reopen_doubles

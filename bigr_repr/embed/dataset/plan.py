@@ -11,51 +11,35 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bigr_repr.embed.dataset.containers import (
     Container,
-    ContainerList,
     Stamp,
     changed_file,
     containers,
     renew,
     stamps_now,
 )
-from bigr_repr.embed.dataset.cut import Cut
 from bigr_repr.embed.dataset.damage import damage_named
 from bigr_repr.embed.dataset.entry import Entry, as_entry, same_label
-from bigr_repr.images.find import Source, escape_path, unescape_path
+from bigr_repr.embed.dataset.lists import CONTAINERS, DIGESTS, INPUTS, NO_MARK, Listed, entries_of, list_file
+from bigr_repr.images.find import Source, escape_path
 from bigr_repr.system.differences import differences
-from bigr_repr.system.files import HashedFile, replacing, sync_folder
+from bigr_repr.system.files import replacing, sync_folder
 from bigr_repr.system.object_store import Place, readable
 from bigr_repr.system.records import as_object, parsed, usable
 from bigr_repr.system.sums import sealed, unsealed
 
 _REMEDY = "start again with overwrite"
-NO_MARK = bytes(8)  # nothing is known of the file
 RUN_FOLDER = "_run"  # in the data set; readers of Parquet folders ignore names that begin with an underscore
-_INPUTS, _DIGESTS, _CONTAINERS, _PLAN = "inputs", "digests", "containers", "plan.json"
-_SCHEMA = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("file", pa.string(), nullable=False),
-        pa.field("start", pa.int64()),
-        pa.field("size", pa.int64()),
-        pa.field("label", pa.string()),
-    ]
-)
-_ENCODING = {
-    "path": "DELTA_BYTE_ARRAY", "file": "DELTA_BYTE_ARRAY", "label": "DELTA_BYTE_ARRAY",
-    "start": "DELTA_BINARY_PACKED", "size": "DELTA_BINARY_PACKED",
-}  # fmt: skip
+_PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -90,7 +74,7 @@ class Plan:
         """Number of inputs in a unit."""
         number, group = self._at(unit)
         if self._units_of(number) is not None:
-            return int(self._file(_INPUTS, unit).metadata.row_group(group).num_rows)
+            return int(self._file(INPUTS, unit).metadata.row_group(group).num_rows)
         return min(self.unit_size, self.lists[number] - group * self.unit_size)
 
     def _units_of(self, number: int) -> int | None:
@@ -128,18 +112,18 @@ class Plan:
 
     def entries(self, unit: int) -> list[Entry]:
         """The inputs of a unit, in order."""
-        return _entries(self._rows(_INPUTS, unit))
+        return entries_of(self._rows(INPUTS, unit))
 
     def duplicates(self, unit: int) -> dict[int, str]:
         """Inputs of a unit that duplicate an earlier one: {place: path of that one}; empty without dedup."""
         if not self.provenance.get("dedup"):
             return {}
-        table = self._rows(_DIGESTS, unit, ["same_as"])
+        table = self._rows(DIGESTS, unit, ["same_as"])
         return {place: path for place, path in enumerate(table.column("same_as").to_pylist()) if path is not None}
 
     def digests(self, unit: int) -> list[bytes]:
         """SHA-256 of each input of a unit, or 32 zero bytes if unreadable; only for plans with dedup."""
-        table = self._rows(_DIGESTS, unit, ["sha256"])
+        table = self._rows(DIGESTS, unit, ["sha256"])
         digests: list[bytes] = table.column("sha256").to_pylist()
         return digests
 
@@ -148,9 +132,9 @@ class Plan:
 
         See bigr_repr.embed.inputs.suspects. Only for plans with dedup.
         """
-        if "mark" not in self._file(_DIGESTS, unit).schema_arrow.names:
+        if "mark" not in self._file(DIGESTS, unit).schema_arrow.names:
             return [NO_MARK] * self.size(unit)
-        marks: list[bytes] = self._rows(_DIGESTS, unit, ["mark"]).column("mark").to_pylist()
+        marks: list[bytes] = self._rows(DIGESTS, unit, ["mark"]).column("mark").to_pylist()
         return marks
 
     def changed_container(self) -> str | None:
@@ -169,17 +153,17 @@ class Plan:
     def renew(self, rewritten: Mapping[int, Mapping[str, Stamp]]) -> None:
         """Record what rewritten() gave, once the inputs in these files have been compared with the plan."""
         for number, stamps in rewritten.items():
-            renew(self.folder / _named(_CONTAINERS, number), stamps)
+            renew(self.folder / list_file(CONTAINERS, number), stamps)
 
     @property
     def knows_containers(self) -> bool:
         """Whether the container files of all lists are recorded, as earlier versions did not."""
-        return all((self.folder / _named(_CONTAINERS, number)).exists() for number in range(len(self.lists)))
+        return all((self.folder / list_file(CONTAINERS, number)).exists() for number in range(len(self.lists)))
 
     def containers(self) -> Iterator[tuple[int, Container]]:
         """Container files, each with the number of its list; none in plans of earlier versions."""
         for number in range(len(self.lists)):
-            yield from ((number, each) for each in containers(self.folder / _named(_CONTAINERS, number)))
+            yield from ((number, each) for each in containers(self.folder / list_file(CONTAINERS, number)))
 
     def stretch(self, number: int, first: int, count: int) -> Iterator[Entry]:
         """`count` inputs of a list, starting at number `first`."""
@@ -193,7 +177,7 @@ class Plan:
     def _sizes(self, number: int) -> list[int]:
         """Start positions of a list's units."""
         if number not in self._begin:
-            metadata = self._list(_INPUTS, number).metadata
+            metadata = self._list(INPUTS, number).metadata
             sizes = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
             self._begin[number] = list(accumulate(sizes, initial=0))
         return self._begin[number]
@@ -217,7 +201,7 @@ class Plan:
         return self._list(kind, self._at(unit)[0])
 
     def _list(self, kind: str, number: int) -> pq.ParquetFile:
-        name = _named(kind, number)
+        name = list_file(kind, number)
         if name not in self._open:
             with damage_named(self.folder / name, remedy=_REMEDY):
                 self._open[name] = pq.ParquetFile(readable(self.folder / name), page_checksum_verification=True)
@@ -226,7 +210,7 @@ class Plan:
     def _rows(self, kind: str, unit: int, columns: Sequence[str] | None = None) -> pa.Table:
         """A unit's rows of a list."""
         number, group = self._at(unit)
-        with damage_named(self.folder / _named(kind, number), remedy=_REMEDY):
+        with damage_named(self.folder / list_file(kind, number), remedy=_REMEDY):
             return self._list(kind, number).read_row_group(group, columns=columns)
 
     @cached_property
@@ -277,42 +261,6 @@ def open_plan(folder: Place) -> Plan | None:
     raise ValueError(f"{file}: format {form} belongs to another version; use that version, or overwrite")
 
 
-class Listed(NamedTuple):
-    """A list that list_inputs wrote. sha256: of its file; uneven, continued: as in Plan, for this list alone."""
-
-    inputs: int
-    sha256: str
-    uneven: int | None
-    continued: tuple[tuple[int, int], ...]
-
-
-def list_inputs(folder: Place, sources: Iterable[Source], unit_size: int, on_listed: Callable[[int], None]) -> Listed:
-    """Write a list of inputs for commit_plan, next to that of any plan in the folder."""
-    found, held, cut = 0, ContainerList(), Cut(unit_size)
-    with (
-        replacing(folder / _named(_INPUTS, None)) as file,
-        closing(HashedFile(file)) as hashed,
-        pq.ParquetWriter(
-            hashed,
-            _SCHEMA,
-            compression="zstd",
-            use_dictionary=False,
-            column_encoding=_ENCODING,
-            write_statistics=False,
-            write_page_checksum=True,
-        ) as writer,
-    ):
-        for unit in cut.units(sources):
-            paths, files, *parts = zip(*unit, strict=True)
-            columns = [paths, map(escape_path, files), *parts]
-            writer.write_table(pa.table(list(map(list, columns)), schema=_SCHEMA), row_group_size=len(unit))
-            held.note(unit, found)
-            found += len(unit)
-            on_listed(found)
-    held.write(folder / _named(_CONTAINERS, None))
-    return Listed(found, hashed.sha256, cut.count if cut.uneven else None, tuple(cut.continued))
-
-
 def commit_plan(folder: Place, listed: Listed, unit_size: int, provenance: dict[str, Any]) -> Plan:
     """Turn the list that list_inputs wrote into the plan. Any earlier plan must have been revoked.
 
@@ -328,8 +276,8 @@ def extend_plan(plan: Plan, listed: Listed) -> Plan:
 
 def _commit(before: Plan, listed: Listed) -> Plan:
     number = len(before.lists)
-    for kind in (_INPUTS, _CONTAINERS, *([_DIGESTS] if before.provenance.get("dedup") else [])):
-        (before.folder / _named(kind, None)).replace(before.folder / _named(kind, number))
+    for kind in (INPUTS, CONTAINERS, *([DIGESTS] if before.provenance.get("dedup") else [])):
+        (before.folder / list_file(kind, None)).replace(before.folder / list_file(kind, number))
     told = json.dumps([listed, number, before.unit_size, before.provenance], sort_keys=True)
     ids = *before.ids, *[""] * (number - len(before.ids)), hashlib.sha256(told.encode()).hexdigest()[:32]
     uneven = *before.uneven, *[None] * (number - len(before.uneven)), listed.uneven
@@ -350,44 +298,6 @@ def revoke_plan(folder: Place) -> None:
     """Undo commit_plan."""
     (folder / _PLAN).unlink(missing_ok=True)
     sync_folder(folder)
-
-
-def listed(folder: Place) -> Iterator[list[Entry]]:
-    """The inputs written by list_inputs that are not part of a plan yet, unit by unit."""
-    file = pq.ParquetFile(readable(folder / _named(_INPUTS, None)))
-    for group in range(file.num_row_groups):
-        yield _entries(file.read_row_group(group))
-
-
-def listed_count(folder: Place) -> int:
-    """The number of inputs written by list_inputs that are not part of a plan yet."""
-    return int(pq.read_metadata(readable(folder / _named(_INPUTS, None))).num_rows)
-
-
-def write_digests(
-    folder: Place, units: Iterable[tuple[Sequence[bytes], Sequence[str | None], Sequence[bytes]]]
-) -> None:
-    """Write each unit's SHA-256 digests, the paths of equal inputs, and marks, next to the list of list_inputs."""
-    own = (pa.field(name, pa.binary(size), nullable=False) for name, size in (("sha256", 32), ("mark", len(NO_MARK))))
-    schema = pa.schema([*own, pa.field("same_as", pa.string())])
-    with replacing(folder / _named(_DIGESTS, None)) as file, _digest_writer(file, schema) as to:
-        for digests, same_as, marks in units:
-            columns = {"sha256": digests, "mark": marks, "same_as": same_as}
-            to.write_table(pa.table(columns, schema=schema), row_group_size=len(digests))
-
-
-def _digest_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(file, schema, use_dictionary=False, write_page_checksum=True)
-
-
-def _named(kind: str, number: int | None) -> str:
-    """A file's name. number: of the list; None if not in the plan yet."""
-    return f"{kind}.new.parquet" if number is None else f"{kind}-{number}.parquet" if number else f"{kind}.parquet"
-
-
-def _entries(table: pa.Table) -> list[Entry]:
-    columns = [column.to_pylist() for column in table.columns]
-    return [Entry(path, unescape_path(name), *part) for path, name, *part in zip(*columns, strict=True)]
 
 
 def _same(old: Entry | None, new: Entry) -> bool:

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.embed.dataset.ledger import GONE, Failure, Ledger
-from bigr_repr.embed.dataset.plan import NO_MARK, Plan, listed, listed_count, write_digests
+from bigr_repr.embed.dataset.lists import NO_MARK, listed, listed_count, write_digests
+from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.dataset.schema import columns_of
 from bigr_repr.embed.inputs.fetch import EncodedPicture, fetch, pictures_of_units
 from bigr_repr.embed.inputs.suspects import mark_of, suspects

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from bigr_repr.embed.dataset.entry import Entry
-from bigr_repr.embed.dataset.plan import NO_MARK, Plan
+from bigr_repr.embed.dataset.lists import NO_MARK
+from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.system.object_store import is_url
 
 __all__ = ["mark_of", "suspects"]
