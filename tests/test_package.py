@@ -121,7 +121,8 @@ ALLOWED_INSIDE: dict[str, dict[str, set[str]]] = {
         "merge": {"codes", "index"},
         "sharding": {"build", "codes", "index", "stores"},
         "queries": {"codes"},
-        "search": {"codes", "index", "stores", "results", "queries"},
+        "request": {"codes", "index", "stores"},
+        "search": {"codes", "index", "stores", "results", "queries", "request"},
     },
     "evaluate": {
         "data": set(),

@@ -8,20 +8,17 @@ Knows nothing of pages.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, TypeAlias, Unpack, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigr_repr._typing import PathLike
-from bigr_repr.retrieval.codes.regions import Region
 from bigr_repr.retrieval.index.hamming import HammingIndex
-from bigr_repr.retrieval.index.neighbors import Found, Within
+from bigr_repr.retrieval.index.neighbors import Found
+from bigr_repr.retrieval.request import AnyIndex, Asked, QueryCodes, SearchRequest
 from bigr_repr.retrieval.results.views import Searched, SearchView, look_at
-from bigr_repr.retrieval.stores.base import StoreIndex
 
 if TYPE_CHECKING:
     from bigr_repr.checkpoints.pretrained import Pretrained
@@ -30,46 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["search_ids", "search_images", "views_of"]
 
 Model: TypeAlias = "PathLike | Pretrained | ExportedModel"
-AnyIndex = HammingIndex | StoreIndex
-
-
-class Asked(Within, total=False):
-    """How to search, in addition to Within.
-
-    rescore, region, effort: as in HammingIndex.rescored, search_region and search. weights: one per picture, to combine
-    all into one query, as in find_together; a negative one favors images far from its picture. group: hits that differ
-    from a nearer one in at most this many bits are listed under it.
-    """
-
-    rescore: int
-    region: Region | None
-    effort: int | None
-    weights: Sequence[float] | None
-    group: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    k: int
-    within: Within
-    rescore: int = 0
-    region: Region | None = None
-    effort: int | None = None
-    weights: Sequence[float] | None = None
-    group: int | None = None
-
-    @classmethod
-    def of(cls, k: int, asked: Asked) -> _Request:
-        """The request from keyword arguments."""
-        narrowed: dict[str, Any] = {name: asked[name] for name in Within.__annotations__ if name in asked}  # type: ignore[literal-required]
-        others: dict[str, Any] = {name: value for name, value in asked.items() if name not in narrowed}
-        return cls(k=k, within=cast("Within", narrowed), **others)
-
-    def __post_init__(self) -> None:
-        if self.weights is not None and self.effort is not None:
-            raise ValueError("a query of several pictures is compared with all rows: leave effort out")
-        if self.region is not None and self.rescore:
-            raise ValueError("regions are compared only by bits: leave rescore out")
 
 
 def search_images(
@@ -95,7 +52,7 @@ def search_images(
     from bigr_repr.retrieval.queries import encode_queries, icc_of, model_of
     from bigr_repr.retrieval.results.asked import name_pictures, read_pictures
 
-    request = _Request.of(k, asked)
+    request = SearchRequest.of(k, asked)
     named, missing = name_pictures(images, image_column)
     pre = model_of(index.provenance, model)
     assert index.provenance is not None
@@ -103,7 +60,7 @@ def search_images(
     if request.weights is not None and failures:
         raise failures[0][1]
     queries = encode_queries([picture.pixels for picture in seen], pre, index.provenance, index.binarizer)
-    found, near = _grouped(index, queries.codes, queries.tokens, queries.vectors, request)
+    found, near = _answer(index, QueryCodes(queries.codes, queries.tokens, queries.vectors), request)
     names, photos = [picture.name for picture in seen], [picture.photo for picture in seen]
     return Searched(
         names=_as_one(names, request), titles=_as_one([PurePath(name).name for name in names], request), found=found,
@@ -128,7 +85,7 @@ def search_ids(
 
     Raises ValueError for an id that is not in the index; otherwise as search_images.
     """
-    request = _Request.of(k, asked)
+    request = SearchRequest.of(k, asked)
     if isinstance(index, HammingIndex):
         rows = index.rows.places(list(ids))
         example, source = index.ids[0].as_py() if len(index) else None, index.source
@@ -141,7 +98,7 @@ def search_ids(
     if isinstance(index, HammingIndex):
         tokens = index.tokens[rows] if index.has_tokens else None
         vectors = None if index.rows.vectors is None else index.rows.vectors[rows]
-    found, near = _grouped(index, codes, tokens, vectors, request)
+    found, near = _answer(index, QueryCodes(codes, tokens, vectors), request)
     shown = list(zip(ids, rows.tolist(), strict=True))[: len(found.rows)]
     photos = _Photos(shown, partial(_photo_finder, images, source, image_column))
     return Searched(
@@ -196,7 +153,7 @@ def _photo_finder(images: Path | None, source: Any, image_column: str | None) ->
     return PhotoFinder(images, source, image_column=image_column)
 
 
-def _as_one(names: Sequence[str], request: _Request) -> Sequence[str]:
+def _as_one(names: Sequence[str], request: SearchRequest) -> Sequence[str]:
     """Names of queries; a single name for weighted pictures."""
     if request.weights is None:
         return names
@@ -205,52 +162,11 @@ def _as_one(names: Sequence[str], request: _Request) -> Sequence[str]:
     ]
 
 
-def _grouped(
-    index: AnyIndex,
-    codes: NDArray[np.uint8],
-    tokens: NDArray[np.uint8] | None,
-    vectors: NDArray[np.float32] | None,
-    request: _Request,
+def _answer(
+    index: AnyIndex, queries: QueryCodes, request: SearchRequest
 ) -> tuple[Found, Sequence[Sequence[Sequence[str]]]]:
     """The hits and, if grouping is requested, the ids of the hits listed under each."""
-    if request.group is None:
-        return _find(index, codes, tokens, vectors, request), ()
-    from bigr_repr.retrieval.index.grouping import group_hits
-
-    whole: Within = {**request.within, "offset": 0}
-    found, members = group_hits(
-        index, lambda k: _find(index, codes, tokens, vectors, replace(request, k=k, within=whole)), request.k,
-        request.group, offset=request.within.get("offset", 0),
-    )  # fmt: skip
-    names = [[index.names_of(np.array([row for row, _ in group], np.int64)) for group in groups] for groups in members]
-    return found, names
-
-
-def _find(
-    index: AnyIndex,
-    codes: NDArray[np.uint8],
-    tokens: NDArray[np.uint8] | None,
-    vectors: NDArray[np.float32] | None,
-    request: _Request,
-) -> Found:
-    if request.weights is not None:
-        if not isinstance(index, HammingIndex):
-            raise ValueError(
-                "a store compares one code at a time: combine several pictures in the index folder instead"
-            )
-        from bigr_repr.retrieval.index.combined import find_together
-
-        wanted = codes if request.region is None or tokens is None else tokens
-        return find_together(
-            index, wanted, request.weights, request.k, region=request.region, vectors=vectors, rescore=request.rescore,
-            **request.within,
-        )  # fmt: skip
-    if request.region is not None:
-        return index.find_region(tokens if tokens is not None else codes, request.region, request.k, **request.within)
-    if request.rescore:
-        if vectors is None:
-            raise ValueError("this query has no vector: rescore only pictures, or build the index with vectors")
-        return index.find_rescored(
-            codes, vectors, request.k, rescore=request.rescore, effort=request.effort, **request.within
-        )
-    return index.find(codes, request.k, effort=request.effort, **request.within)
+    found, members = request.answer(index, queries)
+    return found, [
+        [index.names_of(np.array([row for row, _ in group], np.int64)) for group in groups] for groups in members
+    ]

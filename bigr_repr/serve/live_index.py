@@ -17,12 +17,12 @@ from typing import Final, Protocol
 from bigr_repr._typing import PathLike
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.shard_list import manifests
+from bigr_repr.retrieval.request import AnyIndex
 from bigr_repr.retrieval.stores.base import Store, StoreIndex
 from bigr_repr.retrieval.stores.open import connect, is_store
-from bigr_repr.serve.searching import ServedIndex
 
 log = logging.getLogger(__name__)
-Check = Callable[[ServedIndex], None]
+Check = Callable[[AnyIndex], None]
 _PATIENCE: Final = 2.0  # seconds
 _TRIES: Final = 10  # attempts to open a folder that changes
 
@@ -32,7 +32,7 @@ class IndexState:
     """One state of an index. version: the first digits of a SHA-256 that identifies the state."""
 
     version: str
-    index: ServedIndex
+    index: AnyIndex
 
 
 class Opener(Protocol):

@@ -17,6 +17,7 @@ from bigr_repr.images.find import escape_path
 from bigr_repr.retrieval.codes.filters import Filter
 from bigr_repr.retrieval.codes.regions import Region
 from bigr_repr.retrieval.index.hamming import HammingIndex
+from bigr_repr.retrieval.request import AnyIndex, SearchRequest, codes_are_tokens
 from bigr_repr.serve.guard import RefusedError
 from bigr_repr.serve.live_index import IndexState
 from bigr_repr.serve.schemas import (
@@ -31,6 +32,7 @@ from bigr_repr.serve.schemas import (
     HitAnswer,
     MemberAnswer,
     QueryBody,
+    RegionBody,
     SearchAnswer,
     SearchBody,
     listed,
@@ -38,9 +40,6 @@ from bigr_repr.serve.schemas import (
 from bigr_repr.serve.searching import (
     Hit,
     Query,
-    SearchOptions,
-    ServedIndex,
-    codes_are_tokens,
     column_names,
     index_code,
     query_of_code,
@@ -95,7 +94,7 @@ async def about(service: Served) -> About:
     )  # fmt: skip
 
 
-def _kind(index: ServedIndex) -> str:
+def _kind(index: AnyIndex) -> str:
     return index.settings.kind if isinstance(index, HammingIndex) else index.header.kind
 
 
@@ -159,17 +158,18 @@ async def search(body: SearchBody, service: Served, request: Request) -> Respons
     if body.k > service.limits.neighbors:
         raise RefusedError(422, "invalid", f"k: {body.k} is more than {service.limits.neighbors}")
     state = _state(service, body.version)
-    asked: list[QueryBody] = [body] if body.queries is None else [*body.queries]
-    _check_count(service, len(asked))
-    queries = await _queries(service, state, asked)
-    region = None if body.region is None else (body.region.x, body.region.y, body.region.w, body.region.h)
+    parts: list[QueryBody] = [body] if body.queries is None else [*body.queries]
+    _check_count(service, len(parts))
+    queries = await _queries(service, state, parts)
+    region = None if body.region is None else _region(state, body.region)
     ids = None if body.ids is None else tuple(_recorded(id) if isinstance(id, str) else id for id in body.ids)
-    options = SearchOptions(
-        k=body.k, where=Filter(where=body.where, match=body.match, ids=ids), radius=body.radius, offset=body.offset,  # type: ignore[arg-type]
+    only = Filter(where=body.where, match=body.match, ids=ids)  # type: ignore[arg-type]
+    asked = SearchRequest(
+        k=body.k, within={"where": only, "radius": body.radius, "offset": body.offset},
         region=region, rescore=body.rescore, effort=body.effort, group=body.group,
         weights=None if body.queries is None else tuple(query.weight for query in body.queries),
     )  # fmt: skip
-    hits = await service.search(state, queries, options)
+    hits = await service.search(state, queries, asked)
     photos = request.app.url_path_for("image", row=0).removesuffix("0")
     return _json(SearchAnswer(
         hits=[_answer(photos, hit, state) for hit in hits], metric="cosine" if body.rescore else "bits",
@@ -212,12 +212,14 @@ async def _query(service: Service, state: IndexState, asked: QueryBody) -> Query
     return await service.query_of_row(state, row)
 
 
-def _compared(state: IndexState, region: tuple[float, float, float, float] | None) -> int:
-    if region is None:
-        return state.index.n_bits
-    layout = state.index.token_layout()
-    tokens = Region.of_fractions(*region, layout)
-    return tokens.w * tokens.h * layout.bits_per_token
+def _region(state: IndexState, asked: RegionBody) -> Region:
+    """The tokens of a rectangle.  Raises ValueError if the index has no tokenizer codes."""
+    return Region.of_fractions(asked.x, asked.y, asked.w, asked.h, state.index.token_layout())
+
+
+def _compared(state: IndexState, region: Region | None) -> int:
+    """The number of bits that a search compares."""
+    return state.index.n_bits if region is None else region.w * region.h * state.index.token_layout().bits_per_token
 
 
 @router.post("/decode")

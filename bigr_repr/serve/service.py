@@ -29,6 +29,7 @@ from bigr_repr.retrieval.codes.decoding import decode_codes
 from bigr_repr.retrieval.codes.provenance import reading_of
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.queries import icc_of, model_of
+from bigr_repr.retrieval.request import AnyIndex, SearchRequest
 from bigr_repr.retrieval.results.photos import PhotoFinder
 from bigr_repr.serve.batching import Batcher, ClosedError, QueueFullError
 from bigr_repr.serve.encoder import Encoder, EncoderOutput, EncodeTask
@@ -38,8 +39,6 @@ from bigr_repr.serve.pictures import THUMBNAIL, PictureReader
 from bigr_repr.serve.searching import (
     Hit,
     Query,
-    SearchOptions,
-    ServedIndex,
     id_of,
     index_code,
     query_of_row,
@@ -197,7 +196,7 @@ class Service:
         finally:
             self._waiting -= len(pictures)
 
-    async def encode_as(self, index: ServedIndex, pictures: Sequence[str]) -> list[EncoderOutput]:
+    async def encode_as(self, index: AnyIndex, pictures: Sequence[str]) -> list[EncoderOutput]:
         """Encode pictures as an index of stated provenance was made.  Raises as encode."""
         assert index.provenance is not None
         reading = reading_of(index.provenance)
@@ -227,9 +226,9 @@ class Service:
             for found in await self.encode_as(index, pictures)
         ]  # fmt: skip
 
-    async def search(self, state: IndexState, queries: Sequence[Query], options: SearchOptions) -> list[Hit]:
+    async def search(self, state: IndexState, queries: Sequence[Query], request: SearchRequest) -> list[Hit]:
         """The nearest rows.  Raises ValueError for what the index does not have, or options out of range."""
-        return await self._search_thread(lambda: search(state.index, queries, options))
+        return await self._search_thread(lambda: search(state.index, queries, request))
 
     async def query_of_row(self, state: IndexState, row: int) -> Query:
         """A row as a query, by what the index stores of it."""
@@ -273,7 +272,7 @@ class Service:
             raise ClosedError from error  # such as processes that have ended
         return found
 
-    def _check_index(self, index: ServedIndex) -> None:
+    def _check_index(self, index: AnyIndex) -> None:
         """Raises ValueError unless this model made the index, if it states its provenance."""
         if index.provenance is None:
             return

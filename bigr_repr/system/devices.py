@@ -48,6 +48,11 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return _DTYPES[dtype]
 
 
+def precision_name(mixed: str) -> str:
+    """What users call a training precision in Accelerate's terms: float32, bfloat16 or float16; others as they are."""
+    return next((dtype for dtype, known in _MIXED.items() if known == mixed), mixed)
+
+
 def mixed_precision(name: str, choices: Sequence[str] = tuple(_MIXED)) -> str:
     """A training precision in Accelerate's terms, which checkpoints record: no, bf16 or fp16.
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bigr_repr.system.devices import mixed_precision
+from bigr_repr.system.devices import mixed_precision, precision_name
 from bigr_repr.system.differences import differences
 from bigr_repr.train.resume import TrainingError
 
@@ -107,6 +107,11 @@ def identify(settings: TrainSettings, **other: Any) -> dict[str, Any]:
     return {name: value for name, value in {**asdict(settings), **other}.items() if name not in free}
 
 
+def _in_words(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with its precision by the name that users give."""
+    return {name: precision_name(value) if name == "precision" else value for name, value in record.items()}
+
+
 def compare_records(out: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise TrainingError if a saved record is not the wanted one; warn of what may differ by accident."""
     if unknown := sorted(wanted.keys() - saved.keys()):
@@ -114,7 +119,7 @@ def compare_records(out: Path, saved: Mapping[str, Any], wanted: Mapping[str, An
             "%s was started by an older version, which did not record %s: not compared", out, ", ".join(unknown)
         )
     known = {name: saved[name] for name in wanted.keys() & saved.keys()}
-    if found := differences(known, wanted, ignored=(*unknown, _IMAGES)):
+    if found := differences(_in_words(known), _in_words(wanted), ignored=(*unknown, _IMAGES)):
         raise TrainingError(
             f"{out} holds another run: {'; '.join(found)}; choose another out folder or remove this one"
         )
