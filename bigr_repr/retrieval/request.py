@@ -95,7 +95,8 @@ class SearchRequest:
         codes = queries.codes if self.region is None else _tokens_of(index, queries)
         if self.rescore and queries.vectors is None:
             raise ValueError(
-                "this query has no vector, which rescoring needs: search by picture, or by id in an index built with vectors"
+                "this query has no vector, which rescoring needs: search by picture, or by id in an index built with "
+                "vectors"
             )
         if self.weights is not None:
             if isinstance(index, StoreIndex):
