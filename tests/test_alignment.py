@@ -305,7 +305,7 @@ def test_stacked_muon_takes_the_steps_of_pytorchs() -> None:
             muon.step()
         found.append(matrices)
     for mine, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-3)
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=4e-3)  # theirs is in bfloat16
 
 
 def test_orthogonal_matrices_have_singular_values_about_one() -> None:

@@ -90,7 +90,7 @@ def test_an_update_finds_the_same_on_a_disk(tmp_path: Path, monkeypatch: pytest.
         mixed = [each for pair in zip(sources[5:25], new, strict=True) for each in pair] + sources[25:]
         assert list(known.additions(mixed, lambda count: None)) == new
         assert list(known.gone()) == [source.path for source in sources[:5]]
-        assert known.fates().here.sum() == 495
+        assert known.found().sum() == 495
         with pytest.raises(ValueError, match="recorded for a different file"):
             list(update.KnownInputs(plan).additions([Source("0003.jpg", "/elsewhere")], lambda count: None))
         with pytest.raises(ValueError, match="recorded under a different path"):

@@ -74,8 +74,8 @@ class EmbedSummary:
     """What a data set holds after a run, rows + failures + duplicates + dropped = inputs, and what the run did.
 
     duplicates: inputs without a row of their own, with dedup. gone: inputs that an update no longer found; dropped:
-    those whose rows were removed, now or earlier, as they are gone or moved within a rewritten file; changed: those
-    re-embedded because their files changed. embedded: images that this run processed; the others were done before.
+    those whose rows were removed, now or earlier, because they are gone or their Parquet or tar file was rewritten;
+    changed: those re-embedded because their files changed. embedded: images that this run processed; the others were done before.
     seconds: for these, from the first to the last. batch_size: images per batch of the network.
     """
 
@@ -151,19 +151,14 @@ class EmbedJob:
 
     def _extend(self, old: Plan, sources: Iterable[Source], options: EmbedOptions) -> Plan:
         """The plan, extended by the sources that it lacks."""
-        rewritten = old.rewritten()
-        known = KnownInputs(old, rewritten)
+        known = KnownInputs(old, old.rewritten_files())
         listed = list_inputs(self.folder, known.additions(sources, self._listed), old.unit_size, lambda found: None)
-        self._gone, fates, schema = self.ledger.list_gone(known.gone()), known.fates(), self.recipe.schema
-        self._changed = reopen(
-            old, self.ledger, schema, fates, drop_gone=options.drop_gone, labels=known.labels
-        ).changed
-        plan = old
-        if listed.inputs:
-            self._find_duplicates(Earlier(old, self.ledger, fates.here), options)
-            plan = extend_plan(old, listed)
-        plan.renew(rewritten)
-        return plan
+        self._gone = self.ledger.list_gone(known.gone())
+        self._changed = reopen(old, self.ledger, self.recipe.schema, known, drop_gone=options.drop_gone).changed
+        if not listed.inputs:
+            return old
+        self._find_duplicates(Earlier(old, self.ledger, known.found()), options)
+        return extend_plan(old, listed, known.listed_anew)
 
     def _find_duplicates(self, before: Earlier | None, options: EmbedOptions) -> None:
         if self.recipe.dedup:

@@ -8,6 +8,7 @@ Source: Muon (Jordan et al. 2024); the rate that matches AdamW's step, arXiv 250
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,13 +18,23 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
-    """The nearest matrices whose singular values are all about 1, by Newton-Schulz in bfloat16.
+@cache
+def _arithmetic(device: str) -> torch.dtype:
+    """The number type in which matrix products are fastest, if few digits are enough."""
+    emulated = device == "cpu" and not (
+        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+    return torch.float32 if emulated else torch.bfloat16
 
-    (M, R, C) -> (M, R, C), bfloat16. Singular values end between about 0.7 and 1.2.
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """The nearest matrices whose singular values are all about 1, by Newton-Schulz.
+
+    (M, R, C) -> (M, R, C), bfloat16; on CPUs without arithmetic in it, which emulate it at a tenth of the speed,
+    float32. Singular values end between about 0.7 and 1.2.
     """
     a, b, c = _COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices.to(_arithmetic(matrices.device.type))
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)

@@ -5,7 +5,7 @@ Independent of what is in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Final, NamedTuple
@@ -59,27 +59,14 @@ class ContainerList:
 
     def write(self, place: Place) -> None:
         """Write the file that containers() reads.  Raises OSError."""
-        known = ((file, stamp) for file, stamp in self._stamps.items() if stamp is not None)
-        _write(place, (Container(file, stamp, self._runs[file]) for file, stamp in known))
-
-
-def _write(place: Place, each: Iterable[Container]) -> None:
-    rows = [
-        {"file": escape_path(held.file), "size": held.stamp[0], "time": held.stamp[1]}
-        | dict(zip(("first", "count"), held.run or (None, None), strict=True))
-        for held in each
-    ]
-    with replacing(place) as file:
-        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), file, write_page_checksum=True)
-
-
-def renew(place: Place, stamps: Mapping[str, Stamp]) -> None:
-    """Give files that were rewritten their new stamps. They are no longer known to hold just the list's inputs.
-
-    Raises OSError.
-    """
-    each = list(containers(place))
-    _write(place, (Container(held.file, stamps[held.file], None) if held.file in stamps else held for held in each))
+        rows = [
+            {"file": escape_path(file), "size": stamp[0], "time": stamp[1]}
+            | dict(zip(("first", "count"), self._runs[file] or (None, None), strict=True))
+            for file, stamp in self._stamps.items()
+            if stamp is not None
+        ]
+        with replacing(place) as file:
+            pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), file, write_page_checksum=True)
 
 
 def containers(place: Place) -> Iterator[Container]:
@@ -93,19 +80,21 @@ def containers(place: Place) -> Iterator[Container]:
         yield Container(unescape_path(row["file"]), (row["size"], row["time"]), run)
 
 
+def rewritten_files(stamps: Mapping[str, Stamp]) -> frozenset[str]:
+    """The files whose stamp has changed, and which still exist."""
+    now = zip(stamps.items(), map_ahead(stamp_of, stamps, workers=_REQUESTS), strict=True)
+    return frozenset(file for (file, then), today in now if today not in (then, None))
+
+
 def changed_file(stamps: Mapping[str, Stamp]) -> str | None:
     """A description of the first file whose stamp has changed; None if none has."""
-    for (file, then), today in zip(stamps.items(), stamps_now(stamps), strict=True):
+    now = map_ahead(stamp_of, stamps, workers=_REQUESTS)
+    for (file, then), today in zip(stamps.items(), now, strict=True):
         if today != then:
             close = _in_words(then) == _in_words(today)
             said = f"{_in_words(then, exact=close)}, now {_in_words(today, exact=close)}"
             return f"{escape_path(file)} has changed since it was listed ({said})"
     return None
-
-
-def stamps_now(files: Iterable[str]) -> Iterator[Stamp | None]:
-    """stamp_of() for several files, in order, some at a time."""
-    return map_ahead(stamp_of, files, workers=_REQUESTS)
 
 
 def stamp_of(file: str) -> Stamp | None:

@@ -46,8 +46,7 @@ class UnitRecord:
 
     released: places of inputs that are duplicates in the plan but have rows or failures of their own. digests: with
     dedup, SHA-256 in hexadecimal of inputs embedded anew, by place, which may differ from the plan's. labels: those
-    that have changed since the plan was written, by place. lost: places of inputs with rows that cannot be made again,
-    because the file that held them was rewritten without them.
+    that have changed since the plan was written, by place.
     """
 
     rows: int
@@ -59,7 +58,6 @@ class UnitRecord:
     plan: str = ""  # likewise; else the unit's list of inputs, as from Plan.id_of
     digests: Mapping[int, str] = field(default_factory=dict)
     labels: Mapping[int, str | None] = field(default_factory=dict)
-    lost: tuple[int, ...] = ()
 
     @property
     def gone(self) -> int:
@@ -109,7 +107,6 @@ class Ledger:
             **({"plan": plan} if plan else {}),
             **({"digests": _by_text(record.digests)} if record.digests else {}),
             **({"labels": _by_text(record.labels)} if record.labels else {}),
-            **({"lost": record.lost} if record.lost else {}),
         }
         with replacing(self._record(unit), self.writer) as file:
             file.write(json.dumps(sealed(content), indent=1).encode())
@@ -201,7 +198,7 @@ def _record_of(content: dict[str, Any]) -> UnitRecord:
     return UnitRecord(
         int(content["rows"]), int(content["size"]), tuple(Failure(**each) for each in content["failures"]),
         tuple(content.get("released", ())), str(content.get("stamps", "")), str(content.get("sha256", "")),
-        str(content.get("plan", "")), digests, labels, tuple(content.get("lost", ())),
+        str(content.get("plan", "")), digests, labels,
     )  # fmt: skip
 
 

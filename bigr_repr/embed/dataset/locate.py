@@ -44,7 +44,7 @@ class RowLocator:
         return columns_of(self._plan.provenance)
 
     def entry(self, part: str, row: int) -> Entry | None:
-        """The input of a row of the file `part`; None if the record does not tell, or it was lost."""
+        """The input of a row of the file `part`; None if the record does not tell."""
         match = PART.fullmatch(part)
         unit = int(match[1]) if match else -1
         if not 0 <= unit < self._plan.units or (record := self._ledger.sealed(unit)) is None:
@@ -52,6 +52,4 @@ class RowLocator:
         without = {failure.place for failure in record.failures} | self._plan.duplicates(unit).keys()
         without -= set(record.released) - {failure.place for failure in record.failures}
         places = [place for place in range(self._plan.size(unit)) if place not in without]
-        if not 0 <= row < len(places) or places[row] in record.lost:
-            return None
-        return self._plan.entries(unit)[places[row]]
+        return self._plan.entries(unit)[places[row]] if 0 <= row < len(places) else None

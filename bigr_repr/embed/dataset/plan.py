@@ -11,7 +11,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -24,13 +24,12 @@ from bigr_repr.embed.dataset.containers import (
     Stamp,
     changed_file,
     containers,
-    renew,
-    stamps_now,
+    rewritten_files,
 )
 from bigr_repr.embed.dataset.damage import damage_named
 from bigr_repr.embed.dataset.entry import Entry, as_entry, same_label
 from bigr_repr.embed.dataset.lists import CONTAINERS, DIGESTS, INPUTS, NO_MARK, Listed, entries_of, list_file
-from bigr_repr.images.find import Source, escape_path
+from bigr_repr.images.find import Source, escape_path, unescape_path
 from bigr_repr.system.differences import differences
 from bigr_repr.system.files import replacing, sync_folder
 from bigr_repr.system.object_store import Place, readable
@@ -49,7 +48,8 @@ class Plan:
     unit_size: inputs per unit; the last unit of a list may have fewer. uneven: for each list, its number of units if
     they are not of that size, else None. continued: ranges of units, first and last, that begin in the row group in
     which the previous one ends. ids: identify each list by its inputs and their recipe, equal for equal lists; none in
-    plans of earlier versions.
+    plans of earlier versions. rewritten: container files that were listed anew after a change, and the number of the
+    list from which on their inputs count; those before it are superseded.
     """
 
     folder: Place
@@ -59,6 +59,7 @@ class Plan:
     ids: tuple[str, ...] = ()
     uneven: tuple[int | None, ...] = ()
     continued: tuple[tuple[int, int], ...] = ()
+    rewritten: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def inputs(self) -> int:
@@ -95,13 +96,9 @@ class Plan:
     def _continued(self) -> frozenset[int]:
         return frozenset(unit for first, last in self.continued for unit in range(first, last + 1))
 
-    def list_of(self, unit: int) -> int:
-        """The number of the list that a unit belongs to."""
-        return self._at(unit)[0]
-
     def id_of(self, unit: int) -> str:
         """The id of a unit's list, as stored in its record and shard; empty in plans of earlier versions."""
-        number = self.list_of(unit)
+        number = self._at(unit)[0]
         return self.ids[number] if number < len(self.ids) else ""
 
     @property
@@ -118,8 +115,20 @@ class Plan:
         """Inputs of a unit that duplicate an earlier one: {place: path of that one}; empty without dedup."""
         if not self.provenance.get("dedup"):
             return {}
-        table = self._rows(DIGESTS, unit, ["same_as"])
-        return {place: path for place, path in enumerate(table.column("same_as").to_pylist()) if path is not None}
+        same_as, superseded = self._rows(DIGESTS, unit, ["same_as"]).column("same_as"), self.superseded(unit)
+        each = enumerate(same_as.to_pylist())
+        return {place: path for place, path in each if path is not None and place not in superseded}
+
+    def superseded(self, unit: int) -> frozenset[int]:
+        """Places of a unit's inputs whose files were listed anew since: they must never be read there again."""
+        number = self._at(unit)[0]
+        if all(number >= since for since in self.rewritten.values()):
+            return frozenset()
+        return frozenset(
+            place
+            for place, entry in enumerate(self.entries(unit))
+            if entry.file in self.rewritten and number < self.rewritten[entry.file]
+        )
 
     def digests(self, unit: int) -> list[bytes]:
         """SHA-256 of each input of a unit, or 32 zero bytes if unreadable; only for plans with dedup."""
@@ -139,21 +148,15 @@ class Plan:
 
     def changed_container(self) -> str | None:
         """A description of the first container file that has changed since it was listed; None if none has."""
-        return changed_file({each.file: each.stamp for _, each in self.containers()})
+        return changed_file(self._stamps())
 
-    def rewritten(self) -> dict[int, dict[str, Stamp]]:
-        """Present stamps of the container files that have changed since they were listed and still exist, by list."""
-        found: dict[int, dict[str, Stamp]] = {}
-        each = list(self.containers())
-        for (number, held), now in zip(each, stamps_now(held.file for _, held in each), strict=True):
-            if now is not None and now != held.stamp:
-                found.setdefault(number, {})[held.file] = now
-        return found
+    def rewritten_files(self) -> frozenset[str]:
+        """The container files that have changed since they were last listed, and still exist."""
+        return rewritten_files(self._stamps())
 
-    def renew(self, rewritten: Mapping[int, Mapping[str, Stamp]]) -> None:
-        """Record what rewritten() gave, once the inputs in these files have been compared with the plan."""
-        for number, stamps in rewritten.items():
-            renew(self.folder / list_file(CONTAINERS, number), stamps)
+    def _stamps(self) -> dict[str, Stamp]:
+        """The stamp of each container file when it was last listed."""
+        return {each.file: each.stamp for _, each in self.containers()}
 
     @property
     def knows_containers(self) -> bool:
@@ -161,9 +164,11 @@ class Plan:
         return all((self.folder / list_file(CONTAINERS, number)).exists() for number in range(len(self.lists)))
 
     def containers(self) -> Iterator[tuple[int, Container]]:
-        """Container files, each with the number of its list; none in plans of earlier versions."""
+        """Container files whose inputs count, each with the number of its list; none in plans of earlier versions."""
         for number in range(len(self.lists)):
-            yield from ((number, each) for each in containers(self.folder / list_file(CONTAINERS, number)))
+            for each in containers(self.folder / list_file(CONTAINERS, number)):
+                if number >= self.rewritten.get(each.file, 0):
+                    yield number, each
 
     def stretch(self, number: int, first: int, count: int) -> Iterator[Entry]:
         """`count` inputs of a list, starting at number `first`."""
@@ -251,12 +256,13 @@ def open_plan(folder: Place) -> Plan | None:
     with usable(str(file), _REMEDY):
         written = as_object(parsed(text))
         form = written["format"]
-        if form in (2, 3):
+        if form in (2, 3, 4):
             written = unsealed(written)
             return Plan(
                 folder, tuple(written["lists"]), written["unit_size"], dict(written["provenance"]),
                 tuple(map(str, written.get("ids", ()))), tuple(written.get("uneven", ())),
                 tuple((first, last) for first, last in written.get("continued", ())),
+                {unescape_path(file): int(since) for file, since in written.get("rewritten", {}).items()},
             )  # fmt: skip
     raise ValueError(f"{file}: format {form} belongs to another version; use that version, or overwrite")
 
@@ -269,9 +275,10 @@ def commit_plan(folder: Place, listed: Listed, unit_size: int, provenance: dict[
     return _commit(Plan(folder, (), unit_size, provenance), listed)
 
 
-def extend_plan(plan: Plan, listed: Listed) -> Plan:
-    """Add the list that list_inputs wrote to a plan."""
-    return _commit(plan, listed)
+def extend_plan(plan: Plan, listed: Listed, rewritten: Iterable[str] = ()) -> Plan:
+    """Add the list that list_inputs wrote to a plan. rewritten: files of which only inputs in this list still count."""
+    since = {**plan.rewritten, **dict.fromkeys(rewritten, len(plan.lists))}
+    return _commit(replace(plan, rewritten=since), listed)
 
 
 def _commit(before: Plan, listed: Listed) -> Plan:
@@ -282,11 +289,14 @@ def _commit(before: Plan, listed: Listed) -> Plan:
     ids = *before.ids, *[""] * (number - len(before.ids)), hashlib.sha256(told.encode()).hexdigest()[:32]
     uneven = *before.uneven, *[None] * (number - len(before.uneven)), listed.uneven
     continued = *before.continued, *((before.units + first, before.units + last) for first, last in listed.continued)
+    since = before.rewritten
     plan = replace(before, lists=(*before.lists, listed.inputs), ids=ids, uneven=uneven, continued=continued)
     written = {
-        "format": 2 if set(uneven) == {None} else 3,  # earlier versions assume units of equal size
+        # earlier versions assume units of equal size, and that all inputs count
+        "format": 4 if since else 2 if set(uneven) == {None} else 3,
         "lists": plan.lists, "unit_size": plan.unit_size, "ids": ids,
         **({} if set(uneven) == {None} else {"uneven": uneven}), **({"continued": continued} if continued else {}),
+        **({"rewritten": dict(zip(map(escape_path, since), since.values(), strict=True))} if since else {}),
         "provenance": plan.provenance,
     }  # fmt: skip
     with replacing(plan.folder / _PLAN) as file:  # anything it does not mention does not exist

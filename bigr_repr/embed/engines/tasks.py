@@ -10,7 +10,7 @@ from typing import NamedTuple
 from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.embed.dataset.ledger import GONE, Ledger, UnitRecord
 from bigr_repr.embed.dataset.plan import Plan
-from bigr_repr.embed.inputs.changed import renewed, stamps_of
+from bigr_repr.embed.inputs.changed import renewed, stamps_of, superseded_failures
 from bigr_repr.images.find import escape_path
 
 
@@ -35,7 +35,9 @@ def make_task(plan: Plan, ledger: Ledger, unit: int) -> UnitTask:
     duplicates, released = plan.duplicates(unit), record.released if record else ()
     places = [place for place in range(len(entries)) if place not in duplicates or place in released]
     if record is None:
-        begun = UnitRecord(0, 0, (), stamps=stamps_of(entries))
+        gone = superseded_failures(plan, unit, entries)
+        places = sorted(set(places) - plan.superseded(unit))
+        begun = UnitRecord(0, 0, gone, stamps=stamps_of(entries))
         return UnitTask(unit, [entries[place] for place in places], places, [], False, begun)
     failed = {failure.place for failure in record.failures}
     left = tuple(failure for failure in record.failures if failure.error == GONE)

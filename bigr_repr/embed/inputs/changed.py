@@ -23,10 +23,10 @@ from bigr_repr.embed.dataset.ledger import CHANGED, GONE, Failure, Ledger, UnitR
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.embed.dataset.shards import read_shard
 from bigr_repr.embed.inputs.suspects import suspects
-from bigr_repr.embed.inputs.update import Fates
+from bigr_repr.embed.inputs.update import KnownInputs
 from bigr_repr.system.object_store import is_url
 
-__all__ = ["Reopened", "renewed", "reopen", "reopen_damaged", "reopen_doubles", "stamps_of"]
+__all__ = ["Reopened", "renewed", "reopen", "reopen_damaged", "reopen_doubles", "stamps_of", "superseded_failures"]
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +36,17 @@ _MESSAGES = {CHANGED: "the file has changed since it was embedded", GONE: "no lo
 
 
 class Reopened(NamedTuple):
-    """changed: number of inputs to re-embed; dropped: number of removed rows of inputs that no longer exist."""
+    """changed: number of inputs to re-embed, here or as new inputs; dropped: of those that no longer exist."""
 
     changed: int
     dropped: int
 
 
 class _Amendment(NamedTuple):
-    """What to change in a unit's record.
-
-    kinds: CHANGED or GONE, by place; labels: new ones, by place; lost: places of inputs that cannot be read again.
-    """
+    """What to change in a unit's record. kinds: CHANGED or GONE, by place; labels: new ones, by place."""
 
     kinds: dict[int, str]
     labels: dict[int, str | None]
-    lost: Collection[int] = ()
 
 
 def stamps_of(entries: Iterable[Entry]) -> str:
@@ -79,43 +75,39 @@ def _stamp(file: str) -> str:
     return blake2b(f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=_LENGTH // 2).hexdigest()
 
 
-def reopen(
-    plan: Plan,
-    ledger: Ledger,
-    schema: pa.Schema,
-    fates: Fates,
-    *,
-    drop_gone: bool,
-    labels: Mapping[int, str | None] | None = None,
-) -> Reopened:
-    """Turn inputs that changed or reappeared into failures, and replaced ones, with drop_gone all missing ones; drop
-    their rows.
+def reopen(plan: Plan, ledger: Ledger, schema: pa.Schema, known: KnownInputs, *, drop_gone: bool) -> Reopened:
+    """Turn inputs that changed or reappeared into failures, and superseded ones, with drop_gone all missing ones.
 
-    schema: of shards. labels: those that differ from the plan's, by the input's number; None if the data set holds no
-    labels. With dedup, duplicates of inputs that changed or are gone get rows of their own; these are freed first, so
-    that a run that is cut short loses none.
+    Their rows are dropped. schema: of shards. known: the plan's inputs, once compared with the present ones. With
+    dedup, duplicates of inputs that changed or are gone get rows of their own; these are freed first, so that a run
+    that is cut short loses none.
     """
     dedup = bool(plan.provenance.get("dedup"))
-    touched, amendments = set[str](), dict[int, _Amendment]()
+    touched, amendments, changed, dropped, found = set[str](), dict[int, _Amendment](), 0, 0, known.found()
     for unit, start, record in _records(plan, ledger):
-        own, entries = Fates(*(each[start : start + plan.size(unit)] for each in fates)), plan.entries(unit)
-        relabeled = _relabeled(record, entries, own.here, labels, start)
-        if record is None:
-            missing = ~own.here & (drop_gone | own.replaced | own.rewritten)
-            amendment = _Amendment(dict.fromkeys(np.flatnonzero(missing).tolist(), GONE), relabeled)
-        else:
+        count, entries = plan.size(unit), plan.entries(unit)
+        here, superseded = found[start : start + count], known.superseded(start, count)
+        amendment = _Amendment({}, _relabeled(record, entries, here, known.labels, start))
+        if record is not None:
             doubles = set(plan.duplicates(unit)) - set(record.released)
-            kinds, lost = _judged(record, entries, own, drop_gone)
-            kinds.update(dict.fromkeys(relabeled.keys() - doubles, CHANGED))
-            amendment = _Amendment(kinds, relabeled, lost)
-        touched |= {entries[place].path for place in amendment.kinds}
-        if any(amendment):
+            amendment.kinds.update(_judged(record, entries, here, superseded, drop_gone))
+            amendment.kinds.update(dict.fromkeys(amendment.labels.keys() - doubles, CHANGED))
+        else:
+            gone = np.flatnonzero(superseded | (~here & drop_gone)).tolist()
+            amendment.kinds.update(dict.fromkeys(set(gone) - plan.superseded(unit), GONE))
+        kinds = amendment.kinds
+        anew = sum(bool(superseded[place]) for place in kinds)
+        changed += anew + list(kinds.values()).count(CHANGED)
+        dropped += list(kinds.values()).count(GONE) - anew
+        if dedup and any(amendment):
+            touched |= {entries[place].path for place in amendment.kinds}
             amendments[unit] = amendment
-    every = [kind for amendment in amendments.values() for kind in amendment.kinds.values()]
-    freed = _free(plan, ledger, schema, fates.here, touched, amendments) if dedup else 0
+        elif not dedup:
+            _fail(plan, ledger, unit, schema, amendment)
+    changed += _free(plan, ledger, schema, found, touched, amendments)
     for unit, amendment in amendments.items():
         _fail(plan, ledger, unit, schema, amendment)
-    return Reopened(every.count(CHANGED) + freed, every.count(GONE))
+    return Reopened(changed, dropped)
 
 
 def reopen_doubles(
@@ -174,7 +166,7 @@ def _doubtful(plan: Plan, ledger: Ledger) -> tuple[dict[str, bytes], dict[int, d
     for unit, _, record in _records(plan, ledger):
         if record is None:
             entries = plan.entries(unit)
-            if places := suspects(plan, unit, entries, range(len(entries))):
+            if places := suspects(plan, unit, entries, sorted(set(range(len(entries))) - plan.superseded(unit))):
                 suspected[unit] = {place: entries[place].path for place in places}
             continue
         planned, now = plan.digests(unit) if record.digests else [], record.digests
@@ -245,32 +237,32 @@ def _relabeled(
 
 
 def _judged(
-    record: UnitRecord, entries: Sequence[Entry], fates: Fates, drop_gone: bool
-) -> tuple[dict[int, str], list[int]]:
-    """What happened to a unit's inputs, CHANGED or GONE, by place, without unchanged ones; and those newly lost."""
+    record: UnitRecord,
+    entries: Sequence[Entry],
+    here: NDArray[np.bool_],
+    superseded: NDArray[np.bool_],
+    drop_gone: bool,
+) -> dict[int, str]:
+    """What happened to a unit's inputs, by place: CHANGED or GONE; unchanged ones are left out."""
     errors = {failure.place: failure.error for failure in record.failures}
     before, now = record.stamps, stamps_of(entries) if record.stamps or "missing" in errors.values() else ""
-    kinds, lost = dict[int, str](), list[int]()
-    for place, (here, replaced, rewritten) in enumerate(zip(*(each.tolist() for each in fates), strict=True)):
+    kinds = {}
+    for place in range(len(entries)):
         part, error = slice(_LENGTH * place, _LENGTH * (place + 1)), errors.get(place)
         differs = before[part] != now[part] and not {_UNKNOWN, ""} & {before[part], now[part]}
         unknown = before[part] == _UNKNOWN or (not before and error == "missing")
         appeared = error is not None and unknown and now[part] not in (_UNKNOWN, "")
-        in_doubt = rewritten and before[part] in (_UNKNOWN, "")
-        if here:
-            if differs or appeared or in_doubt or error == GONE:
-                kinds[place] = CHANGED
-        elif error != GONE and (drop_gone or replaced or (rewritten and error is not None)):
+        if here[place] and (differs or appeared or error == GONE):
+            kinds[place] = CHANGED
+        elif not here[place] and (drop_gone or superseded[place]) and error != GONE:
             kinds[place] = GONE
-        elif error is None and rewritten and place not in record.lost:
-            lost.append(place)
-    return kinds, lost
+    return kinds
 
 
 def _fail(plan: Plan, ledger: Ledger, unit: int, schema: pa.Schema, amendment: _Amendment) -> None:
     """Turn inputs into failures, and remove their rows from the unit's shard; note labels."""
     kinds = amendment.kinds
-    if not any(amendment):
+    if not kinds and not amendment.labels:
         return
     record = ledger.sealed(unit) or _begun(plan, ledger, unit, schema)
     doubles = set(plan.duplicates(unit)) - set(record.released)
@@ -284,10 +276,8 @@ def _fail(plan: Plan, ledger: Ledger, unit: int, schema: pa.Schema, amendment: _
     failures = [failure for failure in record.failures if failure.place not in kinds]
     failures += [Failure(place, entries[place].path, kind, _MESSAGES[kind]) for place, kind in kinds.items()]
     released, everything = (*record.released, *sorted(doubles & kinds.keys())), tuple(sorted(failures))
-    labels, lost = {**record.labels, **amendment.labels}, tuple(sorted({*record.lost, *amendment.lost} - kinds.keys()))
-    done = replace(
-        record, rows=rows, size=size, sha256=sha256, failures=everything, released=released, labels=labels, lost=lost
-    )
+    labels = {**record.labels, **amendment.labels}
+    done = replace(record, rows=rows, size=size, sha256=sha256, failures=everything, released=released, labels=labels)
     ledger.seal(unit, done)
 
 
@@ -295,9 +285,16 @@ def _begun(plan: Plan, ledger: Ledger, unit: int, schema: pa.Schema) -> UnitReco
     """A record for a unit that is not done: it has no rows, and every run tries its inputs."""
     entries, doubles = plan.entries(unit), plan.duplicates(unit)
     size, sha256 = ledger.write(unit, schema.empty_table())
-    open_ones = (place for place in range(len(entries)) if place not in doubles)
-    failures = tuple(Failure(place, entries[place].path, CHANGED, "not embedded yet") for place in open_ones)
-    return UnitRecord(0, size, failures, stamps=stamps_of(entries), sha256=sha256)
+    gone = superseded_failures(plan, unit, entries)
+    open_ones = set(range(len(entries))) - doubles.keys() - {failure.place for failure in gone}
+    failures = [Failure(place, entries[place].path, CHANGED, "not embedded yet") for place in open_ones]
+    return UnitRecord(0, size, tuple(sorted([*failures, *gone])), stamps=stamps_of(entries), sha256=sha256)
+
+
+def superseded_failures(plan: Plan, unit: int, entries: Sequence[Entry]) -> tuple[Failure, ...]:
+    """The lines of a unit's inputs that were superseded. entries: the unit's."""
+    places = sorted(plan.superseded(unit))
+    return tuple(Failure(place, entries[place].path, GONE, _MESSAGES[GONE]) for place in places)
 
 
 def reopen_damaged(plan: Plan, ledger: Ledger, schema: pa.Schema, *, only: Collection[int] | None = None) -> int:
@@ -313,13 +310,11 @@ def reopen_damaged(plan: Plan, ledger: Ledger, schema: pa.Schema, *, only: Colle
             continue
         entries, doubles = plan.entries(unit), set(plan.duplicates(unit)) - set(record.released)
         failed = {failure.place for failure in record.failures} | doubles
-        rows = [place for place in range(len(entries)) if place not in failed]
-        kinds = {place: GONE if place in record.lost else CHANGED for place in rows}
-        again = list(kinds.values()).count(CHANGED)
-        log.warning("%s is damaged; its %d images will be re-embedded", ledger.shard(unit), again)
+        lost = [place for place in range(len(entries)) if place not in failed]
+        log.warning("%s is damaged; its %d images will be re-embedded", ledger.shard(unit), len(lost))
         size, sha256 = ledger.write(unit, schema.empty_table())
-        failures = [Failure(place, entries[place].path, kind, "its row was damaged") for place, kind in kinds.items()]
+        failures = [Failure(place, entries[place].path, CHANGED, "its row was damaged") for place in lost]
         everything = tuple(sorted([*record.failures, *failures]))
-        ledger.seal(unit, replace(record, rows=0, size=size, sha256=sha256, failures=everything, lost=()))
-        count += again
+        ledger.seal(unit, replace(record, rows=0, size=size, sha256=sha256, failures=everything))
+        count += len(lost)
     return count

@@ -1,20 +1,17 @@
-"""Finds which inputs a plan already has, and what became of its inputs. Independent of what they are.
+"""Finds which inputs a plan already has, and which of its inputs no longer exist. Independent of what they are.
 
-An input is known by its path and its place: its file and, in a container such as a tar shard, where in the file. In a
-container that was rewritten, places say nothing of what is there: an image elsewhere in it takes the place of the
-plan's input of the same path.
+Where an input is in a container, such as a tar shard, says nothing once that was rewritten: all that it holds now is
+new to the plan, and supersedes what it held before.
 
-Inputs are identified by 16-byte digests in sorted arrays, 57 bytes per input of the plan, 65 with labels, which move
-to temporary files when they are large: see bigr_repr.system.spilled.
+Inputs are identified by 16-byte digests in sorted arrays, 57 bytes per input of the plan, 65 with labels and 4 more if
+containers were rewritten, which move to temporary files when they are large: see bigr_repr.system.spilled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice
-from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,29 +29,19 @@ _LABEL = [("label", "S8")]
 _Digests = NDArray[np.bytes_]
 
 
-class Fates(NamedTuple):
-    """What became of a plan's inputs, in plan order.
-
-    here: whether each is among the sources; replaced: whether another place in its file now has its path; rewritten:
-    whether its file is a container that was rewritten.
-    """
-
-    here: NDArray[np.bool_]
-    replaced: NDArray[np.bool_]
-    rewritten: NDArray[np.bool_]
-
-
 class KnownInputs:
     """The inputs of a plan, for looking up others.
 
-    rewritten: containers that changed since they were listed, by list. labels: present labels that differ from the
-    plan's, by the input's number, once additions() is exhausted; None if the data set holds no labels.
+    rewritten: containers that changed since they were listed; listed_anew: those of them that are among the sources,
+    once additions() is exhausted. labels: present labels that differ from the plan's, by the input's number, likewise;
+    None if the data set holds no labels.
     """
 
-    def __init__(self, plan: Plan, rewritten: Mapping[int, Collection[str]] = MappingProxyType({})) -> None:
-        self._plan = plan
-        self._files = {file: number for number, file in enumerate(sorted(set().union(*rewritten.values())), 1)}
-        self._file = SpilledArray(plan.inputs if rewritten else 0, np.int32)  # 0: not rewritten
+    def __init__(self, plan: Plan, rewritten: Collection[str] = ()) -> None:
+        self._plan, self.listed_anew = plan, set[str]()
+        self._files = {file: number for number, file in enumerate(sorted(rewritten), 1)}
+        some = bool(rewritten or plan.rewritten)
+        self._file = SpilledArray(plan.inputs if some else 0, np.int32)  # 0: not rewritten; -1: superseded before
         self.labels: dict[int, str | None] | None = {} if plan.provenance.get("labels") else None
         records = SpilledArray(plan.inputs, np.dtype(_RECORD + _LABEL * (self.labels is not None)))
         places = SpilledArray(plan.inputs, np.dtype([("place", _KIND)]))
@@ -67,27 +54,30 @@ class KnownInputs:
             if self.labels is not None:
                 records.values["label"][part] = _label_digests(entries)
             places.values["place"][part] = records.values["place"][part]
-            if files := rewritten.get(plan.list_of(unit)):
-                self._file.values[part] = [self._files[each.file] if each.file in files else 0 for each in entries]
+            if some:
+                self._file.values[part] = [self._files.get(each.file, 0) for each in entries]
+                self._file.values[part][list(plan.superseded(unit))] = -1
             start += len(entries)
             for array in (records, places, self._file):
                 array.release()
         self._by_path = columns_of(sorted_by(records, "path"))
         self._sorted_places = sorted_by(places, "place")
-        self._seen, self._replaced = (SpilledArray(plan.inputs, np.bool_) for _ in range(2))
+        self._seen = SpilledArray(plan.inputs, np.bool_)
 
     def additions(self, sources: Iterable[Source], on_listed: Callable[[int], None]) -> Iterator[Source]:
         """The sources that the plan lacks, in order.
 
-        Raises ValueError for a source with the recorded path of a different file, because paths would be ambiguous;
-        and for one that is recorded under a different path, because it would get a second row. Other places of
-        rewritten containers are additions.
+        All sources in rewritten containers are among them. Raises ValueError for a source with the recorded path of a
+        different file, because paths would be ambiguous; and for one that is recorded under a different path, because
+        it would get a second row.
         """
         found, sources = 0, iter(sources)
         while block := list(islice(sources, _BLOCK)):
             entries = [as_entry(source) for source in block]
             for source, entry, known in zip(block, entries, self._known(entries), strict=True):
                 if not known:
+                    if entry.file in self._files:
+                        self.listed_anew.add(entry.file)
                     yield source
                     continue
                 if known != "all":
@@ -109,23 +99,36 @@ class KnownInputs:
         file = escape_path(entry.file)
         if held.file == entry.file and entry.start is not None:
             found = ", ".join(differences(held._asdict(), entry._asdict()))
-            return f"{entry.path} in {file}: {found}; if that file has changed, update or overwrite, else {remedy}"
+            return (
+                f"{entry.path} in {file}: {found}; if that file has changed, start again with overwrite, else {remedy}"
+            )
         if known == "path":
             return f"{entry.path} is recorded for a different file than {file}, {escape_path(held.file)}; {remedy}"
         return f"{file} is recorded under a different path than {entry.path}, {held.path}; {remedy}"
 
-    def fates(self) -> Fates:
-        """What became of the plan's inputs; valid once additions() is exhausted."""
-        here: NDArray[np.bool_] = self._seen.values
-        rewritten = self._file.values != 0 if self._files else np.zeros_like(here)
-        return Fates(here, self._replaced.values & ~here, rewritten)
+    def found(self) -> NDArray[np.bool_]:
+        """Which of the plan's inputs were among the sources, in plan order; valid once additions() is exhausted."""
+        seen: NDArray[np.bool_] = self._seen.values
+        return seen
+
+    def superseded(self, start: int, count: int) -> NDArray[np.bool_]:
+        """Whether each of `count` inputs of the plan was in a container that was listed anew, now or earlier."""
+        if not len(self._file):
+            return np.zeros(count, np.bool_)
+        anew = [-1, *(self._files[file] for file in self.listed_anew)]
+        found: NDArray[np.bool_] = np.isin(self._file.values[start : start + count], anew)
+        return found
 
     def gone(self) -> Iterator[str]:
-        """Paths of the plan's inputs that are not among the sources, in plan order; once additions() is exhausted."""
-        there, start = self._seen.values | self._replaced.values, 0
+        """Paths of the plan's inputs that were not among the sources, in plan order; once additions() is exhausted.
+
+        Without those that were superseded.
+        """
+        seen, start = self.found(), 0
         for unit in range(self._plan.units):
-            missing = np.flatnonzero(~there[start : start + self._plan.size(unit)])
-            start += self._plan.size(unit)
+            count = self._plan.size(unit)
+            missing = np.flatnonzero(~(seen[start : start + count] | self.superseded(start, count)))
+            start += count
             if len(missing):
                 entries = self._plan.entries(unit)
                 yield from (entries[place].path for place in missing)
@@ -139,11 +142,10 @@ class KnownInputs:
             starts, ends = (np.searchsorted(held["path"], paths[asked], side) for side in ("left", "right"))
             for ask, start, end in zip(asked.tolist(), starts.tolist(), ends.tolist(), strict=True):
                 if end > start:
-                    same, numbers = held["place"][start:end] == places[ask], held["number"][start:end]
-                    self._seen.values[numbers[same]] = True
-                    instead = numbers[~same] if same.any() else self._moved(entries[ask], numbers)
-                    self._replaced.values[instead] = True
-                    known[ask] = b"all" if same.any() else b"" if len(instead) else b"path"
+                    counts = self._counting(entries[ask].file, held["number"][start:end])
+                    same = counts & (held["place"][start:end] == places[ask])
+                    self._seen.values[held["number"][start:end][same]] = True
+                    known[ask] = b"all" if same.any() else b"path" if counts.any() else b""
                     if self.labels is not None:
                         self._note_label(entries[ask], np.arange(start, end)[same])
             for column in self._by_path.values():
@@ -156,14 +158,16 @@ class KnownInputs:
             elsewhere = wanted[held_places[at] == wanted]
             of_others = left[np.isin(places[left], elsewhere)]
             known[[ask for ask in of_others.tolist() if entries[ask].file not in self._files]] = b"place"
-        for array in (self._sorted_places, self._seen, self._replaced, self._file):
+        for array in (self._sorted_places, self._seen, self._file):
             array.release()
         return [word.decode() for word in known.tolist()]
 
-    def _moved(self, entry: Entry, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The plan's inputs of a source's path, if they are in the same file and it was rewritten; none otherwise."""
-        file = self._files.get(entry.file)
-        return numbers if file and (self._file.values[numbers] == file).all() else numbers[:0]
+    def _counting(self, file: str, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the plan's inputs count beside a source in a file: not superseded ones, or those it held before."""
+        if not len(self._file):
+            return np.ones(len(numbers), np.bool_)
+        counting: NDArray[np.bool_] = ~np.isin(self._file.values[numbers], [-1, self._files.get(file, -1)])
+        return counting
 
     def _note_label(self, entry: Entry, places: NDArray[np.int64]) -> None:
         """Note the label of an input if it is not the plan's. places: of the input in the sorted arrays."""

@@ -77,7 +77,7 @@ def print_summary(summary: EmbedSummary, *, as_json: bool) -> None:
     counts = f"{summary.rows:,} rows, {summary.failures:,} failures{duplicates}"
     typer.echo(f"{inputs:,} images: {counts}{speed}{note}")
     if summary.dropped:
-        typer.echo(f"gone, or moved within a rewritten file, old rows removed: {summary.dropped:,}")
+        typer.echo(f"gone, or of Parquet and tar files as they were before, rows removed: {summary.dropped:,}")
     if summary.changed:
         typer.echo(f"changed since, embedded again: {summary.changed:,}")
     if summary.rows:
