@@ -75,8 +75,8 @@ class EmbedSummary:
 
     duplicates: inputs without a row of their own, with dedup. gone: inputs that an update no longer found; dropped:
     those whose rows were removed, now or earlier, because they are gone or their Parquet or tar file was rewritten;
-    changed: those re-embedded because their files changed. embedded: images that this run processed; the others were done before.
-    seconds: for these, from the first to the last. batch_size: images per batch of the network.
+    changed: those re-embedded because their files changed. embedded: images that this run processed; the others were
+    done before. seconds: for these, from the first to the last. batch_size: images per batch of the network.
     """
 
     out: Place

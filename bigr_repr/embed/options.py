@@ -46,10 +46,10 @@ class EmbedOptions:
     failed images whose bytes have changed; an image that has a row keeps it, even if its file has changed. update: also
     embed inputs that were added since, as new units at the end, and re-embed those whose files have changed (by size
     and time; in object stores only Parquet and tar files); such a file's images get new rows at the end instead of
-    their old ones; other inputs that no longer exist are listed in gone.jsonl and keep their rows unless drop_gone is set. verify: read
-    everything that earlier runs wrote, and re-embed damaged parts. overwrite: remove the data set in `out` and start
-    over. retry_for: seconds to retry unreachable object stores and web servers, each time, before the run stops; the
-    next run retries what was unreachable.
+    their old ones; other inputs that no longer exist are listed in gone.jsonl and keep their rows unless drop_gone is
+    set. verify: read everything that earlier runs wrote, and re-embed damaged parts. overwrite: remove the data set in
+    `out` and start over. retry_for: seconds to retry unreachable object stores and web servers, each time, before the
+    run stops; the next run retries what was unreachable.
 
     **Decoding.** icc: "convert" pictures with an ICC profile other than sRGB to sRGB, or "ignore" profiles; None: as
     in the existing data set, or "convert". max_pixels: images with more pixels fail. decode_timeout: time limit in
