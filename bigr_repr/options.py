@@ -9,6 +9,7 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from bigr_repr.config import require
@@ -60,7 +61,7 @@ class Option:
             rule, ok = "it must be text", isinstance(value, str)
         else:
             rule = f"it must be {self.range}"
-            ok = isinstance(value, int if self.kind is int else int | float) and not isinstance(value, bool)
+            ok = isinstance(value, Integral if self.kind is int else Real) and not isinstance(value, bool)
             ok = ok and (self.least is None or self.least <= value) and (self.most is None or value <= self.most)
         require(ok, self.name, value, f"{rule}; {self.remedy}" if self.remedy else rule)
 
@@ -106,9 +107,15 @@ def _in_words(default: Any) -> str:
 
 
 def check_options(options: Any) -> None:
-    """Check every field of a dataclass of options. Raises ValueError."""
+    """Check every field of a dataclass of options. Raises ValueError.
+
+    Numbers of NumPy become Python's, which JSON accepts, too.
+    """
     for name, each in options_of(type(options)).items():
-        each.check(getattr(options, name))
+        value = getattr(options, name)
+        each.check(value)
+        if isinstance(value, Real) and not isinstance(value, int | float):
+            object.__setattr__(options, name, int(value) if isinstance(value, Integral) else float(value))
 
 
 def documented(kind: _Kind) -> _Kind:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from bigr_repr_cli import adapt as adapt_command
@@ -311,6 +313,36 @@ def test_pictures_far_from_the_models_own_are_warned_of(
     assert "compared with 40.0 dB in its record" in caplog.text
 
 
+@pytest.mark.parametrize(("tokenizer_too", "seconds"), [(False, 240.0), (True, 120.0)])
+def test_encoding_takes_no_time_from_the_training(
+    tokenizer_too: bool, seconds: float, pictures: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    hours = itertools.count(0, 3600)
+
+    def best(*others: Any, **options: Any) -> Any:
+        given.append(options["seconds"])
+        return held_out_module.BestWeights(*others, **options)
+
+    clock = types.SimpleNamespace(monotonic=lambda: float(next(hours)), process_time=lambda: 0.0)
+    monkeypatch.setattr(adapt_job, "time", clock)
+    monkeypatch.setattr(adapt_job, "BestWeights", best)
+    monkeypatch.setattr(adapt_job, "adapted_tokenizer", lambda start, *others, **options: (start, (20.0, 20.0)))
+    made = _adapt(pictures, base, tmp_path / "o", method="classes", steps=2, minutes=4.0, tokenizer_too=tokenizer_too)
+    assert given == [seconds]
+    assert made.record["steps"] == 2
+
+
+def test_time_over_before_the_first_step_is_said(
+    pictures: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(held_out_module, "any_process", lambda late: True)
+    made = _adapt(pictures, base, tmp_path / "o", method="classes", minutes=0.25)
+    assert made.record["steps"] == 0
+    assert "minutes=0.25 were over before the first training step: the old weights are kept; give more" in caplog.text
+    assert "did better" not in caplog.text
+
+
 @pytest.mark.slow
 def test_time_given_ends_it(pictures: Path, base: Path, tmp_path: Path) -> None:
     made = _adapt(pictures, base, tmp_path / "o", minutes=0.01, steps=100_000, patience=1000)
@@ -371,11 +403,26 @@ def test_pictures_that_cannot_be_used_are_said(
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
-    [("targets", "attention,w9", "choose from attention"), ("method", "dora", "lora"), ("minutes", 0, "at least 0.01")],
+    [
+        ("targets", "attention,w9", "choose from attention"),
+        ("method", "dora", "lora"),
+        ("minutes", 0, "at least 0.01"),
+        ("learning_rate", 0.0, "it must be above 0 and finite"),
+        ("learning_rate", float("inf"), "it must be above 0 and finite"),
+        ("anchor", float("inf"), "it must be finite"),
+        ("seed", 2**32, r"it must be a whole number in 0\.\.4294967295"),
+    ],
 )
 def test_recipes_out_of_range_are_named(field: str, value: object, said: str) -> None:
     with pytest.raises(ValueError, match=f"^{field}=.*{said}"):
         AdaptRecipe(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_precision_that_is_none_is_refused_before_anything_is_encoded(
+    pictures: Path, base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="float99"):
+        adapt(pictures, model=str(base), out=tmp_path / "o", cpu=True, precision="float99", on_progress=_stop)
 
 
 def test_a_folder_that_holds_something_is_left_alone(pictures: Path, base: Path, tmp_path: Path) -> None:
@@ -410,6 +457,20 @@ def test_pictures_without_labels_adapt_what_no_class_draws(
     assert compare_models((str(base), str(made.folder)), made.images, made.kept, made.held_out) is None
     (subject,) = subjects(made, 9)
     assert subject.after is None
+
+
+def test_a_column_of_labels_without_a_label_is_as_none(base: Path, tmp_path: Path) -> None:
+    images = [{"bytes": path.read_bytes(), "path": None} for path in write_pictures(tmp_path / "p", 9)]
+    file = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"image": images, "label": pa.array([None] * 9, pa.int64())}), file)
+    made = _adapt(file, base, tmp_path / "o", steps=2)
+    assert made.images.labels is None
+    assert len(made.kept) + len(made.held_out) == 9
+    assert made.after.config.class_names == made.before.config.class_names
+    assert [each.name for each in subjects(made, 9)] == ["no class"]
+    assert compare_models((str(base), str(made.folder)), made.images, made.kept, made.held_out) is None
+    with pytest.raises(ValueError, match="the pictures have no labels"):
+        _adapt(file, base, tmp_path / "other", method="classes")
 
 
 def test_pictures_of_one_class_are_adapted_to_and_said(
@@ -468,15 +529,41 @@ def test_a_model_that_cannot_be_measured_is_finished_with_a_warning(
 
 
 def test_what_was_measured_is_in_the_models_record_and_no_place_on_this_machine_is(
-    pictures: Path, base: Path, tmp_path: Path
+    pictures: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = _adapt(pictures, base, tmp_path / "o", method="classes")
     note_quality(made, quality_of({"20-NN": (50.0, 75.0)}, made.record, 4))
     config = br.load(made.folder).config
     assert config.quality["held_out_pictures"] == {"images": 4, "20-NN": "75.0 % (before: 50.0 %)"}
     assert config.quality["reconstruction"]["psnr_mean_of_images_db"] == made.record["reconstruction_db"]
-    for file in (made.folder / "config.json", made.folder / "adapter/adapter.json"):
-        assert str(base) not in file.read_text()
+    adapt_command._write(made, {}, [])
+    for file in ("config.json", "adapter/adapter.json", "adapt.json", "adapt.html"):
+        text = (made.folder / file).read_text()
+        assert str(base) not in text
+        assert str(tmp_path) not in text
+    record = json.loads((made.folder / "adapt.json").read_text())
+    assert (record["folder"], record["adapter"]) == (".", "adapter")
+    adapt_command._tell(record, made.folder, str(base), as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["folder"], told["adapter"]) == (str(made.folder), str(made.adapter))
+
+
+def test_a_model_on_this_machine_is_recorded_by_its_own_name(
+    pictures: Path, adapted: dict[str, Adapted], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(base.parent))
+    names = {
+        f"{base}+{adapted['lora'].adapter}": "lora",
+        "~/model": br.load(base).config.name,
+        "bigr-tiny": "bigr-tiny",
+    }
+    for name, said in names.items():
+        job = adapt_job.AdaptJob(
+            tmp_path / said, name, open_images(pictures), AdaptRecipe(), adapt_job._silent, cpu=True
+        )
+        assert job._base == said
+    assert adapt_job._public_name("hf:user/mine@v1", br.load(base).config) == "hf:user/mine@v1"
+    assert adapt_job._public_name("hf:user/mine+adapter", br.load(base).config) == br.load(base).config.name
 
 
 # ---- what is broken off goes on
@@ -617,8 +704,8 @@ def test_the_command_stopped_in_its_report_is_completed_by_repeating_it(
     assert code == 0, err
     assert {"adapter", "adapt.html", "adapt.json", "config.json"} <= {path.name for path in (tmp_path / "o").iterdir()}
     record = json.loads((tmp_path / "o/adapt.json").read_text())
-    assert (record["folder"], record["adapter"]) == ("o", str(tmp_path / "o/adapter"))
-    assert f"adapter: --model {base}+{record['adapter']}" in out
+    assert (record["folder"], record["adapter"]) == (".", "adapter")
+    assert f"adapter: --model {base}+{tmp_path / 'o/adapter'}" in out
     assert not list(tmp_path.glob(".*"))
 
 

@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("fastapi")
 
 from bigr_repr_cli.app import jobs
+from bigr_repr_cli.app.inside import UnmaskBody, unmasking
 from bigr_repr_cli.app.jobs import BusyError, Desk, QueuedJob
 from bigr_repr_cli.app.orders import field_of
 from bigr_repr_cli.app.studio import DrawRequest, Studio
@@ -38,7 +40,7 @@ from bigr_repr.features.tokens import token_pca, token_views
 from bigr_repr.options import options_of
 from bigr_repr.painting.pasting import Pasting
 from bigr_repr.painting.pictures import read_provenance
-from bigr_repr.retrieval import build_shards
+from bigr_repr.retrieval import build_index, build_shards
 from bigr_repr.sampling.job import given_options
 from bigr_repr.sampling.settings import SamplingSettings
 
@@ -284,6 +286,29 @@ def test_an_unreadable_photograph_is_one_line(running: Running) -> None:
     assert str(running.folder).encode() not in answer
 
 
+# ---- what is shown, and recorded
+def test_what_is_drawn_is_shown_whatever_its_size(
+    running: Running, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is for photographs that come in: work that is done is not thrown away."""
+    opened = upload(running, photo)
+    monkeypatch.setattr(running.app.state.shelf, "max_pixels", 96 * 64)
+    job = outcome(running, "/jobs", kind="outpaint", photo=opened, aspect="3:1", **SHORT)
+    assert job["state"] == "done", job["error"]
+    (made,) = job["result"]
+    assert made["width"] * made["height"] > 96 * 64
+    assert running.ask("GET", f"/pictures/{made['id']}")[0] == 200
+    assert running.post("/inside/look", picture=made["id"])[0] == 200
+    larger = io.BytesIO()
+    picture(1, 97, 64).save(larger, "PNG")
+    assert running.ask("POST", "/pictures?name=larger.png", larger.getvalue())[0] == 413
+
+
+def test_a_picture_records_the_name_of_the_photograph(running: Running, photo: Path) -> None:
+    (made,) = outcome(running, "/jobs", kind="outpaint", photo=upload(running, photo), aspect="3:1", **SHORT)["result"]
+    assert read_provenance(running.studio.out / made["name"])["photograph"]["name"] == photo.name
+
+
 # ---- jobs
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
@@ -421,6 +446,28 @@ def test_unmasking_shows_every_iteration(running: Running) -> None:
     assert sorted(set(film["when"])) == [1, 2, 3, 4]
     status, answer = running.post("/inside/unmask", order="backwards")
     assert (status, answer["error"]["param"]) == (400, "order")
+
+
+def test_an_autoregressive_model_is_watched_token_by_token(tmp_path: Path) -> None:
+    studio = Studio(tiny_model(attention="causal"), tmp_path / "drawn")
+    film = unmasking(studio, UnmaskBody(label="1", seed=4, steps=4, order="entropy"))(silent)
+    assert (len(film["frames"]), film["when"]) == (16, [*range(1, 17)])
+
+
+def test_searches_use_unrounded_weights(tmp_path: Path) -> None:
+    """Codes of rounded weights differ in some bits from those of an index."""
+    exact = tiny_model()
+    write_pictures(tmp_path / "pictures", 3)
+    embed_images(tmp_path / "pictures", tmp_path / "rows", model=exact, layers=[2], codes=True)
+    build_index(tmp_path / "rows", tmp_path / "index", binarizer="bits")
+    studio = Studio(tiny_model().to(dtype=torch.bfloat16), tmp_path / "drawn", load_exact=lambda: exact)
+    query = base64.b64encode((tmp_path / "pictures" / "00001.png").read_bytes()).decode()
+    with served(studio) as opened:
+        for path in ("index", "pictures"):
+            opened.app.state.finder.open(tmp_path / path, None, lambda *_: None)
+            assert opened.app.state.service.pre is exact
+            _, found = opened.post("/search/search", image=query, k=1)
+            assert (found["hits"][0]["id"], found["hits"][0]["distance"]) == ("00001.png", 0)
 
 
 @pytest.mark.slow

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("fastapi")
 
-from bigr_repr_cli.app import studio
+from bigr_repr_cli.app import searching, server, studio
 from bigr_repr_cli.app.jobs import StopError
+from bigr_repr_cli.app.orders import field_of
 from bigr_repr_cli.app.studio import DrawRequest, Studio
+from fastapi import Request
 from studio_server import Running, served, waited
 from test_app import QUICK, SHORT, outcome, photo, running_json, silent, upload
 from test_full_disk import room_for
 from tiny_model import tiny_model, write_pictures
 
 from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.images.formats import ImageError
 from bigr_repr.painting import photos
 from bigr_repr.painting.files import PhotoFile
 from bigr_repr.painting.pictures import write_png
@@ -137,6 +144,66 @@ def test_a_folder_that_cannot_be_opened_is_an_error_of_its_field(
     assert words in job["error"]["message"]
 
 
+def test_pictures_of_a_folder_of_pictures_are_refused(running: Running, folders: list[Path]) -> None:
+    job = outcome(running, "/search/open", path=str(folders[0]), images=str(folders[1]))
+    assert (job["state"], job["error"]["field"]) == ("failed", "images")
+    assert "is only for an index" in job["error"]["message"]
+
+
+def test_files_that_are_no_pictures_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(tmp_path / "pictures", 3)
+    for name in ("a.png", "b.png"):
+        (tmp_path / "pictures" / name).write_bytes(b"no picture")
+    drawing, opened = Studio(tiny_model(), tmp_path / "drawn"), list[dict[str, Any]]()
+
+    def listen(app: Any, *_: Any, **__: Any) -> None:
+        opened.append(asyncio.run(searching.opened(Request({"type": "http", "app": app}))))
+        app.state.finder.close()
+
+    monkeypatch.setattr(server, "run_server", listen)
+    server.serve(drawing, "127.0.0.1", 0, browser=False, search=tmp_path / "pictures")
+    assert (opened[0]["rows"], opened[0]["unreadable"]) == (3, 2)
+    assert "3 rows; files that cannot be read as pictures: 2" in capsys.readouterr().err
+
+
+def test_a_taken_port_is_told_before_any_picture_is_embedded(
+    tmp_path: Path, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawing = Studio(tiny_model(), tmp_path / "drawn")
+    monkeypatch.setattr(searching, "embed_images", None)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="cannot listen on"):
+        server.serve(drawing, "127.0.0.1", taken.getsockname()[1], browser=False, search=folders[0])
+
+
+def test_embedding_at_startup_tells_its_progress(
+    tmp_path: Path, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[float, float]] = []
+
+    @contextmanager
+    def progress(name: str) -> Iterator[Any]:
+        yield lambda done, total: told.append((done, total))
+
+    monkeypatch.setattr(server, "counting_progress", progress)
+    monkeypatch.setattr(server, "run_server", lambda app, *_, **__: app.state.finder.close())
+    server.serve(Studio(tiny_model(), tmp_path / "drawn"), "127.0.0.1", 0, browser=False, search=folders[0])
+    assert told[-1] == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("error", "field"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/home/classes/mask.png"), None),
+        (OSError("cannot write /home/classes/steps=3.png"), None),
+        (ImageError("too-large", "classes.png: 9 x 9 pixels are more than max_pixels=1; raise it"), "photo"),
+    ],
+)
+def test_the_words_of_a_path_are_no_field(error: Exception, field: str | None) -> None:
+    assert field_of(error) == field
+
+
 def test_what_users_are_told_names_no_folders_of_the_server(
     running: Running, tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +247,19 @@ def test_pictures_of_no_index_are_refused(bigr: Callable[..., tuple[int, str, st
     code, _, said = bigr("app", "--images", "/nosuch")
     assert code == 2
     assert "--search" in said
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("bf16", True), ("fp32", False)])
+def test_a_rounded_model_is_loaded_again_to_search(
+    precision: str, rounded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bigr: Callable[..., Any]
+) -> None:
+    given: list[Studio] = []
+    monkeypatch.setattr(server, "serve", lambda drawing, *_, **__: given.append(drawing))
+    assert bigr("app", "--no-browser", "--out", str(tmp_path), "--precision", precision)[0] == 0
+    (drawing,) = given
+    assert (drawing.exact is not drawing.pre) == rounded
+    assert {each.dtype for each in drawing.exact.generator.parameters()} == {torch.float32}
+    assert drawing.exact.fingerprint == drawing.pre.fingerprint
 
 
 # ---- before the work

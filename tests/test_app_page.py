@@ -351,6 +351,39 @@ def test_errors_stand_beside_what_they_are_about(open_page: Open, photo: Path, t
 
 
 @pytest.mark.slow
+def test_an_error_of_a_hidden_field_is_seen(open_page: Open) -> None:
+    page = open_page()
+    choose(page, "kind", "interpolate")
+    message = {"error": {"message": "no such class", "param": "label"}}
+    page.route("**/jobs", lambda route: route.fulfill(status=400, json=message))
+    page.click("#draw")
+    expect(page.locator("#press-error")).to_have_text("no such class")
+
+
+@pytest.mark.slow
+def test_an_autoregressive_model_offers_no_iterations(browser: Any, tmp_path: Path) -> None:
+    with served(Studio(tiny_model(attention="causal"), tmp_path)) as opened, pages(browser, opened.url) as new_page:
+        page = new_page(1280, color_scheme="light")
+        page.goto(f"{opened.url}/inside/")
+        expect(page.locator("#samples button").first).to_be_attached()
+        expect(page.locator("#steps")).to_be_hidden()
+        expect(page.locator("#order")).to_be_hidden()
+        page.click("#watch button[type=submit]")
+        expect(page.locator("#at-value")).to_contain_text("of 16")
+
+
+@pytest.mark.slow
+def test_files_that_are_no_pictures_are_counted_on_the_page(open_page: Open, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures", 3)
+    (tmp_path / "pictures" / "a.png").write_bytes(b"no picture")
+    page = open_page("/search/")
+    page.fill("#path", str(tmp_path / "pictures"))
+    with page.expect_navigation():
+        page.click("#opening button[type=submit]")
+    expect(page.locator("#unreadable")).to_have_text("Files that cannot be read as pictures: 1.")
+
+
+@pytest.mark.slow
 def test_long_work_is_estimated_and_confirmed_and_can_be_stopped(
     open_page: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

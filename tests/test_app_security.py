@@ -20,7 +20,7 @@ import pytest
 pytest.importorskip("fastapi")
 
 import uvicorn
-from bigr_repr_cli.app import jobs, shelf
+from bigr_repr_cli.app import jobs, server, shelf
 from bigr_repr_cli.app.server import LIMITS, serve
 from bigr_repr_cli.app.studio import Studio
 from forks import HEEDING, start
@@ -321,11 +321,23 @@ def test_a_warning_where_other_machines_reach_it(
         assert bool(error) == bool(wanted)
 
 
+def test_a_proxy_is_answered_by_the_name_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bigr: Callable[..., tuple[int, str, str]]
+) -> None:
+    given: list[Access] = []
+    monkeypatch.setattr(server, "run_server", lambda app, access, *_, **__: given.append(access))
+    words = ["app", "--no-browser", "--out", str(tmp_path / "drawn"), "--port", "0", "--allow-host", "a.example"]
+    code, _, said = bigr(*words, "--allow-host", "b.example")
+    assert (code, "warning" in said) == (0, True)
+    assert [given[0].allows(name) for name in ("a.example", "b.example", "c.example")] == [True, True, False]
+
+
 def test_a_page_that_others_reach_opens_no_folders(tmp_path: Path) -> None:
     """Else a stranger could look at any picture of the machine."""
     write_pictures(tmp_path / "pictures", 2)
     for access, status in [
         (Access(host="0.0.0.0", anyone=True), 403),
+        (Access(anyone=True, allowed_hosts=("studio.example.org",)), 403),  # through a proxy on this machine
         (Access(anyone=True), 200),
     ]:
         with served(SlowStudio(tiny_model(), tmp_path / "drawn"), access) as opened:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bigr_repr.config import GeneratorConfig, ModelConfig
 from bigr_repr.sampling import generate, inpaint
 from bigr_repr.sampling.chain import Chain
-from bigr_repr.sampling.settings import SamplingSettings
+from bigr_repr.sampling.settings import FAST, SamplingSettings, usual_settings
 
 
 def _codes(seed: int, rows: int = 2) -> Tensor:
@@ -59,6 +59,16 @@ def test_tokens_are_drawn_one_after_the_other_from_what_precedes() -> None:
         hidden = pre.generator.condition(finished, torch.tensor([1]), None)
         p = Chain(pre.generator.diffusion, 1)(hidden[:, 0:N].flatten(0, 1)[None], lambda n: torch.rand(n, N, K))
     assert torch.equal((p > 0.5).float(), finished[0])
+
+
+def test_of_the_fast_preset_only_the_shorter_chains_apply() -> None:
+    config = tiny_model(attention="causal").config.generator
+    assert usual_settings(config, FAST) == SamplingSettings(
+        order="raster", schedule="linear", steps=N, diffusion_steps=min(25, config.sample_timesteps)
+    )
+    pre, seen = tiny_model(attention="causal", objective="bce"), list[Tensor]()
+    generate(pre, [1], settings=FAST, guidance=1.0, callback=lambda it: seen.append(it.codes))
+    assert len(seen) == N
 
 
 def test_painting_needs_no_settings_either() -> None:

@@ -113,7 +113,7 @@ def test_the_picture_says_how_it_was_made_and_can_be_made_again(bigr: Run, tmp_p
     # Nothing is left to defaults, which may change.
     assert made["settings"]["diffusion_steps"] == 2
     assert made["settings"]["gumbel"] == 0.17
-    fitting = {"fit": "surroundings", "follow": 0.5, "best_of": 1}
+    fitting = {"fit": "surroundings", "follow": 0.5, "best_of": 1, "max_windows": 1000}
     assert made["pasting"] == {"window": 36, "blend": "feather", "band": 4} | fitting
     sums = {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("photo.png", "mask.png")}
     told = [made["photograph"], *made["masks"]]
@@ -619,6 +619,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(bigr: Run, tmp_path: Path, arg
         ["outpaint", "photo.png"],
         ["outpaint", "photo.png", "--left", "3", "--aspect", "2:1"],
         ["outpaint", "photo.png", "--aspect", "wide"],
+        ["outpaint", "photo.png", "--aspect", "16:"],
         ["outpaint", "photo.png", "--left", "-3"],
         ["interpolate", "--from", "1", "--to", "2", "--steps", "1"],
         ["interpolate", "--from", "1", "--to", "2", "--steps", "1001"],

@@ -120,3 +120,18 @@ def test_without_locks_in_the_system_whoever_comes_may_write(tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with files.locked(tmp_path, "busy") as first, files.locked(tmp_path, "busy"):
         assert first is None
+
+
+def test_where_a_file_system_has_no_locks_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(code: int) -> None:
+        def flock(handle: int, how: int) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr("fcntl.flock", flock)
+
+    refuse(errno.ENOLCK)
+    with files.locked(tmp_path, "busy"), files.locked(tmp_path, "busy"):
+        pass
+    refuse(errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)), files.locked(tmp_path, "busy"):
+        pass

@@ -109,6 +109,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     [
         ({"format": 2}, "format=2 is unknown, this version reads 1"), ({"to": "tflite"}, "to='tflite'"),
         ({"files": {}}, "needs model.onnx, but files lists none"), ({"layers": 5}, "TypeError"),
+        ({"files": ["model.onnx"]}, "files is a list where an object"), ({"files": 5}, "files is a int where"),
         ({"config": {}}, "export again"), ({"files": {"model.onnx": "0" * 64}}, "damaged or replaced"),
         ({"to": "openvino"}, "to='openvino' needs model.xml, but files lists model.onnx"),
         ({"precision": "int4"}, "precision='int4' is not one of float32, bfloat16, int8"),
@@ -213,6 +214,17 @@ def test_a_folder_appears_when_it_is_complete(tmp_path: Path, bare: list[Any]) -
     assert network.extractor.layers == {1: (1,), 0: (0,)}
     assert given == _without_files(made.manifest)
     assert calibration is None
+
+
+def test_only_an_exact_model_is_exported(tmp_path: Path, bare: list[Any], opened: br.features.ExportedModel) -> None:
+    with pytest.raises(ValueError, match=r"model is the exported network in .*; give the model that it was exported"):
+        br.export_model(tmp_path / "x", model=opened, layer=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"were rounded to torch\.bfloat16; load it with torch\.float32"):
+        br.export_model(tmp_path / "x", model=tiny_model().to(dtype=torch.bfloat16), layer=1)
+    assert not (tmp_path / "x").exists()
+    for layer in (np.int64(1), np.arange(1, 2), [np.int64(1)]):
+        made = br.export_model(tmp_path / "x", model=PRE, layer=layer, overwrite=True)  # type: ignore[arg-type]
+        assert made.manifest.layers == (1,)
 
 
 def _without_files(made: Manifest) -> Manifest:
@@ -347,7 +359,9 @@ def test_ranges_are_measured_on_images_at_even_distances(
     places = np.unique(np.linspace(0, count - 1, used).astype(int)) % 3
     pixels = np.stack(list(read_all(few, 32, workers=None, ahead=3))).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(found, pixels[places] / 255, atol=1e-7)
-    assert br.export_model(tmp_path / "y", model=PRE, layer=1, calibrate=few).manifest.calibration == 0
+    assert br.export_model(tmp_path / "y", model=PRE, layer=1).manifest.calibration == 0
+    with pytest.raises(ValueError, match="precision='float32' takes no calibrate: leave the images out, or choose"):
+        br.export_model(tmp_path / "z", model=PRE, layer=1, calibrate=few)
 
 
 def test_an_exporter_that_fails_is_named_and_a_full_disk_is_itself(
@@ -483,11 +497,15 @@ def test_an_extractor_reads_an_exported_network_as_its_model(opened: br.features
         ((1,), {"dtype": torch.bfloat16}, "to onnx in float32: leave out dtype, device, compile"),
         ((1,), {"compile": True}, "leave out dtype, device, compile"),
         ((1,), {"device": "cuda"}, "leave out dtype, device, compile"),
+        ((1,), {"device": "gpu9"}, "leave out dtype, device, compile"),
     ],
 )  # fmt: skip
 def test_what_a_network_was_not_exported_for_is_refused(
     opened: br.features.ExportedModel, layers: tuple[int, ...], options: dict[str, Any], said: str
 ) -> None:
-    br.FeatureExtractor(opened, (1,), dtype=torch.float32, device="cpu")
+    for device in ("cpu", "auto", torch.device("cpu", 0)):
+        br.FeatureExtractor(opened, (1,), dtype=torch.float32, device=device)
+    black = np.zeros((1, 32, 32, 3), np.uint8)
+    assert br.extract_features(black, model=opened, layer=1, device="auto").shape == (1, 64)
     with pytest.raises(ValueError, match=said):
         br.FeatureExtractor(opened, layers, **options)

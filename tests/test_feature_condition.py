@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -104,11 +105,23 @@ def test_a_class_has_a_number_and_a_name(pre: Pretrained, pixels: torch.Tensor) 
         ({"given": 1.5}, "neither a class nor a caption"), ({"given": True}, "neither a class nor a caption"),
         ({"masked_share": 1.0}, "outside"), ({"masked_share": -0.1}, "outside"),
         ({"masked_share": float("nan")}, "outside"), ({"masked_share": 0.5, "mask_seed": -1}, "at least 0"),
+        ({"masked_share": "0.25"}, "masked_share='0.25' is outside"), ({"masked_share": None}, "outside"),
+        ({"masked_share": 0.5, "mask_seed": 1.5}, "mask_seed=1.5 must be a whole number"),
+        ({"masked_share": 0.5, "mask_seed": "1"}, "mask_seed='1' must"), ({"mask_seed": True}, "mask_seed=True must"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(pre: Pretrained, given: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FeatureExtractor(pre, (2,), condition=FeatureCondition(**given))  # type: ignore[arg-type]
+
+
+def test_numbers_of_any_kind_are_those_of_python() -> None:
+    """One condition has one record, whose name is that of the data sets made with it."""
+    ours = FeatureCondition(given=1, masked_share=0.25, mask_seed=3)
+    theirs = FeatureCondition(given=np.int64(1), masked_share=np.float32(0.25), mask_seed=np.uint8(3))  # type: ignore[arg-type]
+    assert (theirs, theirs.tag, theirs.record()) == (ours, ours.tag, ours.record())
+    assert bool(FeatureCondition(masked_share=np.float32(0.25))) is True  # type: ignore[arg-type]
+    assert FeatureCondition.from_record(json.loads(json.dumps(theirs.record()))) == ours
 
 
 def test_models_in_order_and_models_without_classes_refuse(pre: Pretrained) -> None:

@@ -60,12 +60,42 @@ def test_features_are_pooled_states_of_blocks_side_by_side_and_of_the_mirror_ima
         for side in (pixels, pixels.flip(-1))[: 1 + mirror]:
             states, _ = by_hand(pre, side, (0, 2, 3))
             parts = [states[block] if pool == "none" else pool_tokens(states[block], pool) for block in blocks]
-            sides.append(torch.cat(parts, dim=-1))
+            whole = torch.cat(parts, dim=-1)
+            if pool == "none" and side is not pixels:  # each token beside the one of the same place
+                whole = whole.unflatten(1, (4, 4)).flip(2).flatten(1, 2)
+            sides.append(whole)
         expected = torch.stack(sides).mean(0)
         np.testing.assert_allclose(found[layer], expected.numpy(), rtol=0, atol=1e-5)
         assert extract_features([], model=pre, layer=layer, pool=pool).shape == (0, *expected.shape[1:])
     codes = FeatureExtractor(pre, (0,), pool, mirror=mirror)(pixels).codes
     assert torch.equal(codes, FeatureExtractor(pre, ())(pixels).codes)
+
+
+def test_tokens_with_the_mirror_image_stay_in_their_places(pre: Pretrained, pixels: torch.Tensor) -> None:
+    """Tokens of a mirror image are the mirrored tokens; pooled vectors of both are the same."""
+    tokens = FeatureExtractor(pre, (1,), "none", mirror=True)
+    one, other = (tokens(side).layers[1].unflatten(1, (4, 4)) for side in (pixels[:2], pixels[:2].flip(-1)))
+    torch.testing.assert_close(one, other.flip(2))
+    assert not torch.allclose(one, one.flip(2), atol=1e-2), "the sides must differ for this test to say anything"
+    for pool in POOLS:
+        pooled = FeatureExtractor(pre, (1,), pool, mirror=True)
+        torch.testing.assert_close(pooled(pixels[:2]).layers[1], pooled(pixels[:2].flip(-1)).layers[1])
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_rounded_weights_do_not_pass_for_exact_ones(half: torch.dtype, pixels: torch.Tensor) -> None:
+    rough = tiny_model().to(dtype=half)
+    for dtype in {torch.float32, torch.float64, torch.bfloat16, torch.float16} - {half}:
+        for layers in ((1,), ()):
+            with pytest.raises(ValueError, match=rf"dtype={dtype}, .* rounded to {half}; load it with {dtype}"):
+                FeatureExtractor(rough, layers, dtype=dtype)
+    with pytest.raises(ValueError, match=r"rounded to .*; load it with torch\.float32"):
+        extract_features(pixels, model=rough, layer=1, dtype="float32")
+    found = FeatureExtractor(rough, (1,), dtype=half)
+    assert found.precision == FeatureExtractor(rough, (1,)).precision == str(half).removeprefix("torch.")
+    exact = tiny_model().to(dtype=torch.float64)  # of weights that were float32
+    assert FeatureExtractor(exact, (1,), dtype=torch.float32).precision == "float32"
+    assert FeatureExtractor(tiny_model(), (1,), dtype=torch.float64).precision == "float64"
 
 
 def test_what_the_mirror_image_lacks_the_mean_lacks(pre: Pretrained, pixels: torch.Tensor) -> None:
@@ -243,6 +273,8 @@ def test_wrong_tensors_are_refused(pre: Pretrained, pixels: torch.Tensor) -> Non
         as_dtype("fp8")
     with pytest.raises(ValueError, match="gpu9"):
         choose_device("gpu9")
+    with pytest.raises(ValueError, match="device='gpu9' is unknown"):
+        FeatureExtractor(pre, (2,), device="gpu9")
 
 
 def test_choosing_a_gpu_does_not_open_it(monkeypatch: pytest.MonkeyPatch) -> None:

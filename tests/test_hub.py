@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -164,6 +164,27 @@ def test_the_card_says_what_the_record_says(folder: Path) -> None:
     bare = dataclasses.replace(config, training={}, quality={})
     assert model_card(bare, repository="a/b", fingerprint="0" * 64, parameters=1).count("Not recorded.") == 2
     json.dumps(card)
+
+
+def test_the_card_draws_no_class_with_a_model_that_learned_none(folder: Path) -> None:
+    config = br.load(folder).config
+    config = dataclasses.replace(config, training={"settings": {"conditional": False}})
+    card = model_card(config, repository="a/b", fingerprint="0" * 64, parameters=1)
+    assert "br.generate(model, count=4, seed=0)" in card
+    assert "labels=" not in card
+
+
+def test_name_and_token_are_checked_before_pictures_are_drawn(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, bigr: Callable[..., tuple[int, str, str]]
+) -> None:
+    drawn: list[object] = []
+    monkeypatch.setattr("bigr_repr.train.card.card_and_pictures", lambda *given, **options: drawn.append(given))
+    code, _, err = bigr("models", "push", folder, "badname")
+    assert (code, "'badname' is not of the form user/name" in err) == (1, True)
+    monkeypatch.delenv("HF_TOKEN")
+    code, _, err = bigr("models", "push", folder, "user/mine")
+    assert (code, "cannot be written without a token" in err) == (1, True)
+    assert drawn == []
 
 
 def test_the_card_lists_all_of_few_classes(folder: Path) -> None:

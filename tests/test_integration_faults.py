@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tiny_model import picture, write_pictures
+from tiny_model import picture, tiny_model, write_pictures
 
 import bigr_repr as br
 from bigr_repr.checkpoints.pretrained import Pretrained
+from bigr_repr.features.exported import manifest
+from bigr_repr.features.exported import model as exported
 from bigr_repr.images import ImageError, decode_image
 from bigr_repr.integrations import BatchEmbedder, BigrModule
+from bigr_repr.system.files import sha256_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -176,6 +179,36 @@ def test_a_module_is_saved_with_its_model_and_damage_is_named(pre: Pretrained, t
     (tmp_path / "bigr_module.json").write_text('{"layer": 1}')
     with pytest.raises(ValueError, match=r"bigr_module\.json cannot be used: .*; save the model again"):
         BigrModule.load(str(tmp_path))
+
+
+def test_a_module_saved_where_another_was_is_the_one_loaded(
+    pre: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever kind of model either is; files that are no model's are not lost."""
+    pytest.importorskip("sentence_transformers", reason="the extra interop is not installed")
+    monkeypatch.setattr(exported, "_onnx", lambda path, manifest: lambda images: [])
+    made = tmp_path / "network"
+    made.mkdir()
+    (made / "model.onnx").write_bytes(b"graph")
+    (made / "notes.txt").write_text("mine")
+    told = manifest.Manifest(
+        config=pre.config, weights=pre.fingerprint, layers=(1,), pool="avg", to="onnx",
+        files={"model.onnx": sha256_of(made / "model.onnx")},
+    )  # fmt: skip
+    (made / "export.json").write_text(told.text())
+    network, out = br.load_exported(made), tmp_path / "out"
+    for model in (network, pre, tiny_model(1), network, network, pre):
+        BigrModule(model, layer=1).save(str(out))
+        again = BigrModule.load(str(out))
+        assert type(again._saved) is type(model)
+        assert again._saved.fingerprint == model.fingerprint
+        again.save(str(out))  # into its own folder
+        assert sorted(each.name for each in out.iterdir()) == ["bigr_module.json", "model"]
+    (out / "model" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"thesis\.txt is not of a model that was saved here; move it away"):
+        BigrModule(network, layer=1).save(str(out))
+    assert BigrModule.load(str(out))._saved.fingerprint == pre.fingerprint
+    assert (out / "model" / "thesis.txt").read_text() == "years of work"
 
 
 def test_numbers_of_classes_and_sizes_of_images_are_named(pre: Pretrained) -> None:

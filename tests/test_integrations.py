@@ -171,11 +171,26 @@ def test_timm_style_refuses(fields: dict[str, object], said: str) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "said"),
-    [({"indices": [2]}, "holds 2, outside -2..1"), ({"output_fmt": "NHWC"}, "NCHW or NLC"), ({"norm": True}, "norm")],
+    [
+        ({"indices": [2]}, "holds 2, outside -2..1"),
+        ({"output_fmt": "NHWC"}, "NCHW or NLC"),
+        ({"norm": True}, "norm"),
+        *(({"indices": n, "stop_early": True}, rf"indices={n} is .* outside 1\.\.2") for n in (0, -1, 3)),
+        *(({"indices": [], "stop_early": early}, "names no block") for early in (True, False)),
+    ],
 )
 def test_intermediates_refuse(fields: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         br.as_timm(PRE, layer=1).forward_intermediates(_images(), **fields)  # type: ignore[call-overload]
+
+
+def test_timm_style_refuses_images_that_the_extractor_refuses() -> None:
+    style = br.as_timm(PRE, layer=1)
+    assert len(style.forward_intermediates(_images(), indices=np.int64(1), intermediates_only=True)) == 1  # type: ignore[call-overload]
+    for images in ((_images() - 0.45) / 0.225, torch.full((1, 3, 32, 32), torch.nan), _images().long()):
+        for given in (style, style.forward_features, style.forward_intermediates, br.FeatureExtractor(PRE, (1,))):
+            with pytest.raises(ValueError, match=r"expected (uint8, or floats in )?\[0, 1\]"):
+                given(images)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (200, 90), (31, 40), (700, 500)])

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from bigr_repr.checkpoints.state_files import state_dict
 from bigr_repr.evaluate.data.feature_files import joined_classes, open_features
 from bigr_repr.evaluate.metrics.clustering import rank_me, structure
 from bigr_repr.evaluate.metrics.generation import precision_recall
@@ -21,7 +22,7 @@ from bigr_repr.evaluate.probes.knn import knn
 from bigr_repr.evaluate.probes.linear_probe import linear_probe
 from bigr_repr.evaluate.probes.protocols import SgdProtocol
 from bigr_repr.evaluate.probes.segment import _most_frequent
-from bigr_repr.evaluate.representations.weight_files import fill, state_dict
+from bigr_repr.evaluate.representations.weight_files import fill
 
 RANDOM = np.random.default_rng(0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import math
 from typing import Any, get_type_hints
 
@@ -50,6 +51,20 @@ from bigr_repr.sampling.settings import ALIASES, FAST, chain_times
 def test_settings_are_checked_when_made(field: str, value: object, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         SamplingSettings(**{field: value})  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    settings = SamplingSettings(steps=np.int64(5), guidance=np.float32(2))  # type: ignore[arg-type]
+    pasting = Pasting(window=np.int64(5), follow=np.float32(2), band=np.uint8(3))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(dataclasses.asdict(settings))) == dataclasses.asdict(
+        SamplingSettings(steps=5, guidance=2.0)
+    )
+    assert json.loads(json.dumps(dataclasses.asdict(pasting))) == dataclasses.asdict(
+        Pasting(window=5, follow=2.0, band=3)
+    )
+    for wrong in (True, np.bool_(1), np.float64(5), "5"):
+        with pytest.raises(ValueError, match="window="):
+            Pasting(window=wrong)  # type: ignore[arg-type]
 
 
 def test_confidence_steps_need_an_order_that_ranks() -> None:

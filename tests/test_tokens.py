@@ -12,7 +12,7 @@ import torch
 from bigr_repr_cli.bench import app
 from matplotlib.colors import to_rgba
 from PIL import Image
-from tiny_model import picture, write_pictures
+from tiny_model import picture, tiny_model, write_pictures
 from typer.testing import CliRunner
 
 from bigr_repr.checkpoints.pretrained import Pretrained, save
@@ -162,6 +162,20 @@ def test_tokens_are_near_whatever_all_have_in_common() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("part", ["tokenizer", "generator"])
+def test_what_is_not_finite_has_no_views(part: str) -> None:
+    pre = tiny_model()
+    broken = pre.tokenizer.quantize.proj[0] if part == "tokenizer" else pre.generator.transformer.layers[1].attention.wo
+    broken.weight.data[0, 0] = torch.nan
+    for layers in ((1,), ()) if part == "tokenizer" else ((1,),):
+        with pytest.raises(ValueError, match="image 0: its features are not finite: the model's weights are damaged"):
+            token_views(PICTURES, pre, layers)
+    states = np.random.default_rng(0).normal(size=(2, 16, 8))
+    states[1, 3, 0] = np.nan
+    with pytest.raises(ValueError, match="states are not all finite; compute them in float32"):
+        near_tokens(states, 0, 1)
+
+
 def test_the_picture_of_tokens_has_a_row_an_image(pre: Pretrained, tmp_path: Path) -> None:
     write_pictures(tmp_path / "images", 3)
     save(pre, tmp_path / "model")

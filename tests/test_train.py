@@ -30,6 +30,7 @@ from bigr_repr.datasets.subset import Subset
 from bigr_repr.images.formats import ImageError
 from bigr_repr.models.bigr import BiGR, draw_mask, masked_count
 from bigr_repr.models.tokenizer import BinaryAutoencoder
+from bigr_repr.train import pace
 from bigr_repr.train.batches import Batch, StreamSampler, batches
 from bigr_repr.train.code_set import CodeSet, write_codes
 from bigr_repr.train.generator import train_generator
@@ -414,6 +415,19 @@ def test_data_without_labels_train_without_classes(folder: Path, tmp_path: Path)
             open_images(flat), MODEL, settings(tmp_path / "h"), GeneratorRecipe(conditional=True),
             tokenizer=BinaryAutoencoder(TOKENIZER),
         )  # fmt: skip
+
+
+def test_the_record_of_a_model_has_what_was_computed_in_and_no_place_on_this_machine(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "_measured", lambda trial, device: "bfloat16")
+    save_tokenizer(BinaryAutoencoder(preset("mini").tokenizer), tmp_path / "t")
+    run_settings = settings(tmp_path / "g", steps=2, precision="auto", max_time=1000.0)
+    made = run_generator_training([str(folder)], str(tmp_path / "t"), run_settings, GeneratorRecipe(), preset="mini")
+    record = load(made).config.training["settings"]
+    assert not {"out", "cpu", "resume", "max_time"} & record.keys()
+    assert (record["precision"], record["steps"], record["conditional"]) == ("bf16", 2, True)
+    assert str(tmp_path) not in (made / "config.json").read_text()
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def _what(config: ModelConfig, parameters: int) -> str:
 
 
 def _use(config: ModelConfig, repository: str) -> str:
-    names = class_names(config)
+    names = class_names(config) if has_classes(config) else ()
     drawn = f'br.generate(model, labels=["{names[0]}"], seed=0)' if names else "br.generate(model, count=4, seed=0)"
     return f"""```bash
 pip install bigr-repr

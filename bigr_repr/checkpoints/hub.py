@@ -79,13 +79,9 @@ def push(
     import huggingface_hub
     from huggingface_hub import CommitOperationAdd
 
-    name = HubName(repository, branch)
-    if parse_folder_name(f"hf:{repository}") is None or "@" in repository:
-        raise ValueError(f"repository={repository!r} is not of the form user/name")
     files = published_files(folder)
-    api = huggingface_hub.HfApi()
-    if huggingface_hub.get_token() is None:
-        raise ConnectionError(f"{repository} cannot be written without a token; {_LOG_IN}")
+    check_repository(repository)
+    name, api = HubName(repository, branch), huggingface_hub.HfApi()
     content: dict[str, str | bytes] = {file.relative_to(folder).as_posix(): str(file) for file in files}
     content |= {CARD_FILE: card.encode(), **(pictures or {})}
     operations = [CommitOperationAdd(path, data) for path, data in sorted(content.items())]
@@ -95,6 +91,17 @@ def push(
             api.create_branch(repository, branch=branch, exist_ok=True)
         done = api.create_commit(repository, operations, commit_message=message, revision=branch)
     return Published(f"{api.endpoint}/{repository}", done.oid)
+
+
+def check_repository(repository: str) -> None:
+    """Check what `push` needs, except for the network: ValueError unless it is "user/name", ConnectionError without a
+    token."""
+    import huggingface_hub
+
+    if parse_folder_name(f"hf:{repository}") is None or "@" in repository:
+        raise ValueError(f"repository={repository!r} is not of the form user/name")
+    if huggingface_hub.get_token() is None:
+        raise ConnectionError(f"{repository} cannot be written without a token; {_LOG_IN}")
 
 
 def published_files(folder: Path) -> list[Path]:

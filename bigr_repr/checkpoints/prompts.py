@@ -26,9 +26,9 @@ def read_captions(pre: Pretrained, texts: Sequence[str]) -> Captions:
     encoder, limit = pre.text_encoder, pre.config.generator.caption_tokens
     found = encoder.encode(texts, limit)
     for text, vectors in zip(texts, found, strict=True):
-        if len(vectors) == limit and (count := encoder.count(text)) > limit:
+        if (count := encoder.count(text)) > len(vectors):  # the encoder's own limit may be lower
             shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-            log.warning("%r has %s tokens; %s reads the first %d", shown, f"{count:,}", pre.config.name, limit)
+            log.warning("%r has %s tokens; %s reads the first %d", shown, f"{count:,}", pre.config.name, len(vectors))
     features = np.zeros((len(texts), max(map(len, found)), encoder.width), np.float16)
     for row, vectors in zip(features, found, strict=True):
         row[: len(vectors)] = vectors

@@ -62,13 +62,15 @@ def near_tokens(states: ArrayLike, image: int, token: int, *, k: int = 8) -> Nea
     """Tokens similar to one of an image, by the cosine of states (n, N, D) minus their mean over all tokens.
 
     Without subtracting it, what all tokens share would make all of them similar. Raises ValueError for an image or
-    token out of range, or states of a wrong shape.
+    token out of range, or states that are not finite or of a wrong shape.
     """
     values = np.asarray(states, np.float32)
     if values.ndim != 3 or not values.size:
         raise ValueError(f"states has shape {values.shape}; expected (n, N, D), as extract_features(pool='none') gives")
     _in_range("image", image, values.shape[0])
     _in_range("token", token, values.shape[1])
+    if not np.isfinite(values).all():
+        raise ValueError("states are not all finite; compute them in float32")
     values = values - values.mean(axis=(0, 1))
     values /= np.maximum(np.linalg.norm(values, axis=2, keepdims=True), 1e-12)
     similarity = values @ values[image, token]

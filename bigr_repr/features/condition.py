@@ -7,7 +7,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import operator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from bigr_repr.checkpoints.classes import class_number, has_classes
 from bigr_repr.config import ModelConfig
 
-__all__ = ["NO_CONDITION", "FeatureCondition", "as_condition"]
+__all__ = ["NO_CONDITION", "FeatureCondition", "as_condition", "as_plain"]
 
 _NOTHING: Final = "no class, no token masked"  # as written into data sets
 
@@ -27,7 +29,7 @@ class FeatureCondition:
 
     given: a class by number or name; for a text model, a caption; None: neither, as in the paper. masked_share: share
     of tokens in [0, 1), the same ones in every image, drawn with mask_seed; their states are pooled with the others.
-    Raises ValueError for values out of range.
+    NumPy's numbers become Python's. Raises ValueError for values of another type or out of range.
     """
 
     given: int | str | None = None
@@ -35,14 +37,17 @@ class FeatureCondition:
     mask_seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("given", "mask_seed"):
+            object.__setattr__(self, name, as_plain(getattr(self, name)))
         if isinstance(self.given, bool) or not isinstance(self.given, int | str | None):
             raise ValueError(f"condition={self.given!r} is neither a class nor a caption")
         if isinstance(self.given, str) and not self.given.strip():
             raise ValueError("condition='' is empty; give a class or a caption, or leave it out")
-        if not 0 <= self.masked_share < 1:
-            raise ValueError(f"masked_share={self.masked_share} is outside [0, 1); 0 masks nothing")
-        if self.mask_seed < 0:
-            raise ValueError(f"mask_seed={self.mask_seed} must be at least 0")
+        if not isinstance(self.masked_share, Real) or not 0 <= self.masked_share < 1:
+            raise ValueError(f"masked_share={self.masked_share!r} is outside [0, 1); 0 masks nothing")
+        object.__setattr__(self, "masked_share", float(self.masked_share))
+        if isinstance(self.mask_seed, bool) or not isinstance(self.mask_seed, int) or self.mask_seed < 0:
+            raise ValueError(f"mask_seed={self.mask_seed!r} must be a whole number, at least 0")
 
     def __bool__(self) -> bool:
         return self.given is not None or self.masked_share > 0
@@ -101,6 +106,14 @@ class FeatureCondition:
         if not self:
             return ""
         return hashlib.sha256(json.dumps(self.record(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def as_plain(value: Any) -> Any:
+    """NumPy's and other whole numbers as int, for dictionaries and JSON; anything else as it is."""
+    try:
+        return value if isinstance(value, str | bool) else operator.index(value)
+    except TypeError:
+        return value
 
 
 NO_CONDITION: Final = FeatureCondition()

@@ -17,13 +17,13 @@ from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import code_bytes, to_bytes
-from bigr_repr.features.condition import FeatureCondition
+from bigr_repr.features.condition import FeatureCondition, as_plain
 from bigr_repr.features.exported.model import ExportedModel, open_model
-from bigr_repr.features.extractor import FeatureExtractor, Features, Layer, as_layer
+from bigr_repr.features.extractor import FeatureExtractor, Features, Layer
 from bigr_repr.images.inputs import Pictures, read_all, stack
 from bigr_repr.system.devices import as_dtype, choose_device
 
-__all__ = ["encode_codes", "extract_features"]
+__all__ = ["check_finite", "encode_codes", "extract_features"]
 
 Layers = Iterable[int] | list[Layer] | tuple[Layer, ...]
 
@@ -89,9 +89,9 @@ def extract_features(
     Raises ImageError naming the first unreadable picture, FileNotFoundError for missing inputs, ValueError for a layer
     out of range or non-finite vectors.
     """
-    given: Any = as_layer(layer)
+    given: Any = as_plain(layer)
     several = isinstance(given, Iterable) and not isinstance(given, str)
-    layers: list[Layer] = [as_layer(each) for each in given] if several else [given]
+    layers: list[Layer] = [as_plain(each) for each in given] if several else [given]
     if not layers:
         raise ValueError("layer=[] names no layer; for codes alone use encode_codes")
     extractor = _extractor(model, layers, pool, device, dtype, compile, mirror=mirror, condition=condition)
@@ -107,7 +107,7 @@ def _arrays(
         each: [np.empty((0, *extractor.vector_shape(each)), np.float32)] for each in layers
     }
     for first, features in batches:
-        _check_finite(features, first, extractor.dtype)
+        check_finite(features, first, extractor.dtype)
         for each, values in features.layers.items():
             found[each].append(values.cpu().numpy())
     return {each: np.concatenate(rows) for each, rows in found.items()}
@@ -129,7 +129,7 @@ def encode_codes(
     extractor = _extractor(model, (), "avg", device, dtype, False)
     rows = [np.empty((0, code_bytes(extractor.config.code_size)), np.uint8)]
     for first, features in _batches(images, extractor, batch_size, workers):
-        _check_finite(features, first, extractor.dtype)
+        check_finite(features, first, extractor.dtype)
         rows.append(to_bytes(features.codes.flatten(1).cpu().numpy()))
     return np.concatenate(rows)
 
@@ -154,7 +154,8 @@ def _extractor(
     )
 
 
-def _check_finite(features: Features, first: int, dtype: torch.dtype) -> None:
+def check_finite(features: Features, first: int, dtype: torch.dtype) -> None:
+    """Raise ValueError, naming the image, unless all features are finite. first: the number of the first image."""
     good = features.finite
     for values in features.layers.values():
         good = good & values.isfinite().flatten(1).all(1)

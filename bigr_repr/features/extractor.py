@@ -10,7 +10,6 @@ section 4.3) or pooled differently, of one block or of several concatenated.
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -21,14 +20,15 @@ from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.checkpoints.prompts import read_captions
 from bigr_repr.codes import from_bytes, grid_to_tokens
 from bigr_repr.config import ModelConfig
-from bigr_repr.features.condition import FeatureCondition, as_condition
+from bigr_repr.features.condition import FeatureCondition, as_condition, as_plain
 from bigr_repr.features.exported.manifest import Manifest
 from bigr_repr.features.exported.model import ExportedModel
 from bigr_repr.features.pools import NONE, POOLS, pool_tokens, vector_shape
 from bigr_repr.models.tokenizer import without_decoder
 from bigr_repr.models.transformer import Captions, Transformer, up_to_block
+from bigr_repr.system.devices import choose_device
 
-__all__ = ["FeatureExtractor", "Features", "Layer", "as_layer", "blocks_of", "layer_name"]
+__all__ = ["FeatureExtractor", "Features", "Layer", "blocks_of", "check_range", "layer_name"]
 
 Layer = int | str
 _M = TypeVar("_M", bound=nn.Module)
@@ -60,14 +60,14 @@ class FeatureExtractor(nn.Module):
     layers: block indices as in GeneratorConfig.layer_index (0-based, negative from the end, "mid"), or several joined
     by "+" as in "4+8", whose features are concatenated; blocks past the deepest are not run; empty: codes only. pool:
     how tokens become one vector: "avg", "max", "avg+max" (both concatenated), "grid2" (the means over four quarters,
-    concatenated), or "none". mirror: average the features of an image and its mirror image, in twice the time; codes
-    are the image's own. condition: a class or caption to extract features with, or a FeatureCondition, which can also
-    mask a share of the tokens; None: neither. dtype: of the network's computation; None: that of the weights. In
-    bfloat16 or float16 some bits of the codes differ from those in float32. device: None: where the weights are.
-    compile: use torch.compile.
+    concatenated), or "none". mirror: average the features of an image and its mirror image, with "none" of the same
+    place in both, in twice the time; codes are the image's own. condition: a class or caption to extract features with,
+    or a FeatureCondition, which can also mask a share of the tokens; None: neither. dtype: of the network's
+    computation; None: that of the weights. In bfloat16 or float16 some bits of the codes differ from those in float32.
+    device: None: where the weights are; "auto": a GPU if there is one. compile: use torch.compile.
 
-    Raises ValueError for a layer out of range, an unknown pool, an unknown class, or anything that an exported network
-    was not exported for.
+    Raises ValueError for a layer out of range, an unknown pool, class or device, a dtype that holds more than weights
+    in half precision do, or anything that an exported network was not exported for.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class FeatureExtractor(nn.Module):
             raise ValueError(f"pool={pool!r} is unknown; choose one of {', '.join((*POOLS, NONE))}")
         config = pre.config
         self.config, self.pool, self.mirror = config, pool, mirror
-        self.layers = {as_layer(layer): blocks_of(layer, config) for layer in layers}
+        self.layers = {as_plain(layer): blocks_of(layer, config) for layer in layers}
         self.condition = as_condition(condition).of(config)
         self._exported, self._compiled, self._largest = None, compile, 0
         self.transformer: Transformer | None = None
@@ -100,6 +100,7 @@ class FeatureExtractor(nn.Module):
 
     def _take(self, pre: Pretrained, dtype: torch.dtype | None, device: torch.device | str | None) -> None:
         """Make own modules around a model's weights."""
+        device = None if device is None else choose_device(device)
         self.tokenizer = _own(without_decoder(pre.tokenizer), device, dtype, torch.channels_last)
         if self.layers:
             deepest = max(map(max, self.layers.values()))
@@ -126,7 +127,8 @@ class FeatureExtractor(nn.Module):
             raise ValueError(
                 f"condition={self.condition.words!r}: exported networks do not support conditions; use the model itself"
             )
-        if self._compiled or dtype not in (None, torch.float32) or (device and torch.device(device).type != "cpu"):
+        elsewhere = device is not None and str(device).partition(":")[0] not in ("auto", "cpu")
+        if self._compiled or dtype not in (None, torch.float32) or elsewhere:
             raise ValueError(
                 f"this network was exported to {manifest.to} in {manifest.precision}: leave out dtype, device, compile"
             )
@@ -165,15 +167,22 @@ class FeatureExtractor(nn.Module):
         found = self._read(inputs)
         if self.mirror and self.layers:
             other = self._read(inputs.flip(-1))
-            layers = {layer: (values + other.layers[layer]) / 2 for layer, values in found.layers.items()}
+            layers = {layer: (values + self._turned(other.layers[layer])) / 2 for layer, values in found.layers.items()}
             found = Features(layers, found.codes, found.finite & other.finite)
         kept = {layer: values[:rows] for layer, values in found.layers.items()}
         return Features(kept, found.codes[:rows], found.finite[:rows])
 
+    def _turned(self, values: Tensor) -> Tensor:
+        """Features of a mirror image, each token where the image has it; pooled ones belong to no place."""
+        if self.pool != NONE:
+            return values
+        grid = self.config.generator.grid
+        return values.reshape(-1, grid, grid, values.shape[-1]).flip(2).flatten(1, 2)
+
     def vector_shape(self, layer: Layer) -> tuple[int, ...]:
         """The shape of an image's features of a layer: (D,), or (N, D) with pool="none"."""
         generator = self.config.generator
-        return vector_shape(self.pool, generator.tokens, generator.dim, len(self.layers[as_layer(layer)]))
+        return vector_shape(self.pool, generator.tokens, generator.dim, len(self.layers[as_plain(layer)]))
 
     @property
     def group(self) -> int:
@@ -240,12 +249,7 @@ class FeatureExtractor(nn.Module):
         if images.ndim != 4 or images.shape[1:] != (3, side, side):
             remedy = f"{self.config.name} reads (B, 3, {side}, {side}); see bigr_repr.images.center_crop"
             raise ValueError(f"images has shape {tuple(images.shape)}; {remedy}")
-        if images.dtype != torch.uint8:
-            if not images.is_floating_point():
-                raise ValueError(f"images has dtype {images.dtype}; expected uint8, or floats in [0, 1]")
-            if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
-                found = f"{images.min().item():.4g}..{images.max().item():.4g}"
-                raise ValueError(f"images has values {found}; expected [0, 1], not normalized; rescale or clamp them")
+        check_range(images)
         wanted = max(1, len(images))  # kernels need not support empty batches
         if self._compiled:  # pad to the largest shape so far: the last batch needs no recompilation
             self._largest = wanted = max(self._largest, wanted)
@@ -272,12 +276,15 @@ def blocks_of(layer: Layer, config: ModelConfig) -> tuple[int, ...]:
     return tuple(config.generator.layer_index(part, config.name) for part in parts)
 
 
-def as_layer(layer: Any) -> Any:
-    """A layer with NumPy's and other whole numbers as int, for dictionaries and JSON; anything else as it is."""
-    try:
-        return layer if isinstance(layer, str | bool) else operator.index(layer)
-    except TypeError:
-        return layer
+def check_range(images: Tensor) -> None:
+    """Raise ValueError for images that are neither uint8 nor floats in [0, 1]."""
+    if images.dtype == torch.uint8:
+        return
+    if not images.is_floating_point():
+        raise ValueError(f"images has dtype {images.dtype}; expected uint8, or floats in [0, 1]")
+    if images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
+        found = f"{images.min().item():.4g}..{images.max().item():.4g}"
+        raise ValueError(f"images has values {found}; expected [0, 1], not normalized; rescale or clamp them")
 
 
 def layer_name(blocks: Sequence[int]) -> Layer:
@@ -319,9 +326,15 @@ def _own(
     dtype: torch.dtype | None,
     layout: torch.memory_format = torch.preserve_format,
 ) -> _M:
-    """New modules around the same weights, frozen; weights to be converted are copied. layout: of convolutions."""
+    """New modules around the same weights, frozen; weights to be converted are copied. layout: of convolutions.
+
+    Raises ValueError for a dtype that would pass rounded weights for exact ones.
+    """
     memo: dict[int, Any] = {}
     for weight in module.parameters():
+        has = weight.dtype
+        if dtype is not None and has != torch.float32 and torch.promote_types(has, dtype) != has:
+            raise ValueError(f"dtype={dtype}, but the model's weights were rounded to {has}; load it with {dtype}")
         form = layout if weight.ndim == 4 else torch.preserve_format
         own = weight.detach().to(device=device, dtype=dtype, memory_format=form)
         memo[id(weight)] = nn.Parameter(own, requires_grad=False)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.codes import grid_to_tokens, tokens_to_grid
+from bigr_repr.features.extract import check_finite
 from bigr_repr.features.extractor import FeatureExtractor, Layer
 from bigr_repr.images.inputs import Pictures, read_all, stack
 from bigr_repr.models.bits import bit_entropy
@@ -48,10 +49,10 @@ def token_views(images: Pictures, pre: Pretrained, layers: Iterable[Layer] = (12
     Raises as `extract_features` does.
     """
     extractor = FeatureExtractor(pre, layers, "none")
-    found = []
+    found = list[TokenViews]()
     with closing(read_all(images, pre.config.image_size, workers=None, ahead=2 * _BATCH)) as pictures:
         while batch := list(islice(pictures, _BATCH)):
-            found.append(_views(pre, extractor, stack(batch)))
+            found.append(_views(pre, extractor, stack(batch), len(found) * _BATCH))
     if not found:
         raise ValueError("no images to look at; give at least one")
     return TokenViews(
@@ -63,8 +64,10 @@ def token_views(images: Pictures, pre: Pretrained, layers: Iterable[Layer] = (12
 
 
 @torch.no_grad()
-def _views(pre: Pretrained, extractor: FeatureExtractor, pixels: Tensor) -> TokenViews:
+def _views(pre: Pretrained, extractor: FeatureExtractor, pixels: Tensor, first: int) -> TokenViews:
+    """The views of a batch. first: the number of its first image."""
     features, weight = extractor(pixels), next(pre.tokenizer.parameters())
+    check_finite(features, first, extractor.dtype)
     probabilities = pre.tokenizer.bit_probabilities((pixels.to(weight.device).float() / 255).to(weight.dtype))
     decoded = pre.tokenizer.decode(tokens_to_grid(features.codes).to(weight))
     shown = (decoded.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)

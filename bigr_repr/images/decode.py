@@ -27,6 +27,7 @@ from bigr_repr.images.formats import ImageError, explained, image_errors, open_i
 from bigr_repr.images.metadata import has_metadata, without_metadata
 
 MAX_PIXELS: Final = 200_000_000  # admits the largest phone photographs; 0.8 GB decoded, at Pillow's 4 bytes per pixel
+ROUNDING: Final = 1e-6  # floats this far outside [0, 1] are taken as 0 or 1
 MAX_ASPECT: Final = 16  # longer pictures are cropped to their middle before they are resized
 
 # ---- decoding
@@ -265,7 +266,7 @@ def as_rgb(image: Image.Image | NDArray[Any], *, icc: str = "convert") -> Image.
     """
     if isinstance(image, Image.Image):
         with image_errors("PIL image"):
-            if content := _unread(image):
+            if content := unread(image):
                 return decode_image(content, max_pixels=image.width * image.height, name="PIL image", icc=icc)
             image.load()
             return _upright(image, icc)
@@ -281,7 +282,7 @@ def as_rgb(image: Image.Image | NDArray[Any], *, icc: str = "convert") -> Image.
     return _to_rgb(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
-def _unread(image: Image.Image) -> bytes | None:
+def unread(image: Image.Image) -> bytes | None:
     """The file of a PIL image not yet decoded, if Pillow alone would get some of its pixels wrong; else None."""
     if image.format not in ("PNG", "TIFF", "JPEG2000") or not isinstance(image, ImageFile.ImageFile):
         return None
@@ -307,9 +308,11 @@ def _bytes_of(image: NDArray[Any]) -> NDArray[np.uint8]:
             f"image array of dtype {image.dtype} is not uint8, uint16, bool or float; use .astype(np.uint8)"
         )
     low, high = float(image.min()), float(image.max())
-    if not (low >= 0 and high <= 1):  # phrased so that NaN fails
-        raise ValueError(f"float image with values {low:g}..{high:g} is not within [0, 1]; rescale it, or pass uint8")
-    return np.rint(image.astype(np.float32) * 255).astype(np.uint8)
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # phrased so that NaN fails
+        found = f"float image with values {low:.7g}..{high:.7g} is not within [0, 1]"
+        raise ValueError(f"{found}; rescale or clip it, or pass uint8")
+    pixels: NDArray[np.uint8] = np.rint(image.astype(np.float32).clip(0, 1) * 255).astype(np.uint8)
+    return pixels
 
 
 # ---- geometry

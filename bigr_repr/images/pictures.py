@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from bigr_repr._typing import PathLike
-from bigr_repr.images.decode import MAX_PIXELS, as_rgb, decode_image, load_stored
+from bigr_repr.images.decode import MAX_PIXELS, ROUNDING, as_rgb, decode_image, load_stored, unread
 from bigr_repr.images.formats import image_errors
 
 ImageLike: TypeAlias = PathLike | Image.Image | NDArray[Any] | Tensor
@@ -58,9 +59,10 @@ def to_batch(image: ImageLike) -> Tensor:
         return batch.float() / 255
     if not batch.is_floating_point():
         raise ValueError(f"image has dtype {batch.dtype}; expected uint8 or floats in [0, 1]")
-    if not (batch.amin() >= 0 and batch.amax() <= 1):  # written so that NaN fails
-        raise ValueError(f"image has values {float(batch.amin()):g}..{float(batch.amax()):g}; expected 0..1, or uint8")
-    return batch.float()
+    low, high = float(batch.amin()), float(batch.amax())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # written so that NaN fails
+        raise ValueError(f"image has values {low:.7g}..{high:.7g}; expected 0..1, or uint8; rescale or clamp it")
+    return batch.float().clamp(0, 1)
 
 
 def to_marks(mask: MaskLike) -> NDArray[np.bool_]:
@@ -75,7 +77,7 @@ def to_marks(mask: MaskLike) -> NDArray[np.bool_]:
     if isinstance(mask, str | os.PathLike):
         return marks_in_file(mask)
     if isinstance(mask, Image.Image):
-        return _marks(as_rgb(mask), opacity(mask))
+        return _marks_in_memory(mask)
     values = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
     if values.dtype.kind not in "biuf":
         raise TypeError(_neither("mask", mask))
@@ -89,6 +91,14 @@ def marks_in_file(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np
     name = os.fspath(path)
     with Path(path).open("rb") as file, image_errors(name):
         return _marks(image, opacity(load_stored(file, name, max_pixels)))
+
+
+def _marks_in_memory(image: Image.Image) -> NDArray[np.bool_]:
+    """`to_marks` for a PIL image: colors and opacity of one reading of its file, if it has not been read yet."""
+    with image_errors("PIL image"):
+        if content := unread(image):
+            image = load_stored(io.BytesIO(content), "PIL image", image.width * image.height)
+        return _marks(as_rgb(image), opacity(image))
 
 
 def opacity(image: Image.Image) -> NDArray[np.uint8] | None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any, Self
@@ -12,12 +13,15 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from bigr_repr._typing import PathLike
-from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
+from bigr_repr.checkpoints.catalog import CONFIG_FILE, DEFAULT_MODEL, GENERATOR_FILE, TOKENIZER_FILE
 from bigr_repr.checkpoints.pretrained import Pretrained, save
+from bigr_repr.features.condition import as_plain
+from bigr_repr.features.exported.manifest import MANIFEST_FILE, exported_files
 from bigr_repr.features.exported.model import ExportedModel, open_model
-from bigr_repr.features.extractor import FeatureExtractor, Layer, as_layer
+from bigr_repr.features.exported.write import replace_folder
+from bigr_repr.features.extractor import FeatureExtractor, Layer
 from bigr_repr.images.inputs import read, stack
-from bigr_repr.system.files import replacing
+from bigr_repr.system.files import naming, replacing, sync_tree
 from bigr_repr.system.records import reading_record
 
 __all__ = ["BigrModule"]
@@ -41,7 +45,7 @@ class BigrModule(nn.Module):
         super().__init__()
         if pool == "none":
             raise ValueError("pool='none' gives one vector per token, but here an image has one: choose another")
-        self._saved, self.layer = open_model(model), as_layer(layer)
+        self._saved, self.layer = open_model(model), as_plain(layer)
         self.extractor = FeatureExtractor(self._saved, (self.layer,), pool)
 
     def preprocess(self, inputs: list[Any], **_: Any) -> dict[str, Tensor]:
@@ -63,14 +67,37 @@ class BigrModule(nn.Module):
     get_embedding_dimension = get_sentence_embedding_dimension
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
-        """Write the model and the settings to a folder; for SentenceTransformer.save. Raises OSError."""
+        """Write the model and the settings to a folder; for SentenceTransformer.save.
+
+        A model of an earlier save is replaced. Raises FileExistsError if anything else would be lost, OSError.
+        """
         folder = Path(output_path)
-        if isinstance(self._saved, Pretrained):
-            save(self._saved, folder / _MODEL)
-        elif self._saved.folder.resolve() != (folder / _MODEL).resolve():
-            shutil.copytree(self._saved.folder, folder / _MODEL, dirs_exist_ok=True)
+        target = (folder / _MODEL).resolve()
+        if isinstance(self._saved, Pretrained) or self._saved.folder.resolve() != target:
+            self._save_model(target)
         with replacing(folder / _SETTINGS) as file:
             file.write(json.dumps({"layer": self.layer, "pool": self.extractor.pool}).encode())
+
+    def _save_model(self, target: Path) -> None:
+        """Write the model to a new folder, which then replaces `target` as a whole: kinds of models do not mix."""
+        ours = {CONFIG_FILE, TOKENIZER_FILE, GENERATOR_FILE, *exported_files(target)}
+        there = sorted(each.name for each in target.iterdir()) if target.exists() else []
+        if others := [name for name in there if name not in ours]:
+            raise FileExistsError(f"{target / others[0]} is not of a model that was saved here; move it away")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+        with naming(target, staging):
+            try:
+                if isinstance(self._saved, Pretrained):
+                    save(self._saved, staging)
+                else:
+                    staging.mkdir()
+                    for name in (MANIFEST_FILE, *self._saved.manifest.files):
+                        shutil.copy2(self._saved.folder / name, staging / name)
+                sync_tree(staging)
+                replace_folder(target, staging)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
 
     @classmethod
     def load(

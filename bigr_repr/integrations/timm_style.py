@@ -17,7 +17,8 @@ from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.checkpoints.pretrained import Pretrained, load
 from bigr_repr.codes import grid_to_tokens
-from bigr_repr.features.extractor import Layer
+from bigr_repr.features.condition import as_plain
+from bigr_repr.features.extractor import Layer, check_range
 from bigr_repr.features.pools import POOLS, pool_tokens, pool_width
 from bigr_repr.images.inputs import read
 from bigr_repr.models.tokenizer import without_decoder
@@ -43,7 +44,7 @@ class TimmStyle(nn.Module):
     trained; the tokenizer, which rounds to bits, cannot.
 
     layer: 0-based block whose states are the features; global_pool: "avg", "max", "avg+max" or "grid2". Raises
-    ValueError for others, for a negative num_classes, and for images of another size.
+    ValueError for others, for a negative num_classes, and for images of another size or with values outside [0, 1].
     """
 
     def __init__(self, pre: Pretrained, layer: Layer = 12, *, num_classes: int = 0, global_pool: str = "avg") -> None:
@@ -130,7 +131,7 @@ class TimmStyle(nn.Module):
         last one requested, whose states are then the final ones. There are neither prefix tokens nor a final norm of
         features, so return_prefix_tokens has no effect and norm=True is refused.
 
-        Raises ValueError for a block that does not exist, another output_fmt, or norm.
+        Raises ValueError for a block that does not exist, no block at all, another output_fmt, or norm.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt={output_fmt!r} is unknown; choose NCHW or NLC")
@@ -146,7 +147,12 @@ class TimmStyle(nn.Module):
 
     def _indices(self, indices: int | Sequence[int] | None) -> list[int]:
         count = len(self.transformer.layers)
-        wanted = range(count) if indices is None else range(-indices, 0) if isinstance(indices, int) else indices
+        given: Any = range(count) if indices is None else as_plain(indices)
+        if isinstance(given, int) and not 1 <= given <= count:
+            raise ValueError(f"indices={given} is a number of blocks outside 1..{count}: this has {count} blocks")
+        wanted = range(-given, 0) if isinstance(given, int) else given
+        if not len(wanted):
+            raise ValueError("indices=[] names no block; name at least one, or leave it out for all")
         for index in wanted:
             if not -count <= index < count:
                 raise ValueError(f"indices holds {index}, outside -{count}..{count - 1}: this has {count} blocks")
@@ -157,6 +163,7 @@ class TimmStyle(nn.Module):
         if x.ndim != 4 or x.shape[1:] != (3, side, side):
             remedy = f"{self.config.name} reads (B, 3, {side}, {side}); prepare them with create_transform(model)"
             raise ValueError(f"images has shape {tuple(x.shape)}; {remedy}")
+        check_range(x)
         with torch.no_grad():
             codes = grid_to_tokens(self.tokenizer.encode(x))
         condition = self.transformer.condition_embedding(None, codes.shape[0])

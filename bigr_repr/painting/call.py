@@ -88,6 +88,14 @@ class Call:
         if self.pasting.window is None:
             self.pasting = dataclasses.replace(self.pasting, window=side)
 
+    def unfitted(self) -> None:
+        """Fit no painting to its surroundings. Raises ValueError for `follow`, which would have no effect."""
+        if self.pasting.follow is not None:
+            raise ValueError(
+                f"follow={self.pasting.follow:g} has no effect: enrich follows the photograph itself; leave follow out"
+            )
+        self.pasting = dataclasses.replace(self.pasting, fit="none")
+
     def check_windows(self, found: int) -> None:
         """Raise ValueError, before any work, if there may be too many windows: `found` of them."""
         most = self.pasting.max_windows
@@ -148,9 +156,10 @@ class _Painting:
         self.band = call.pasting.band or max(1, round(side / self.job.pre.config.generator.grid / 2))
         given = self.job.conditions(labels)
         follow = call.pasting.follow
-        if follow is None:
+        if follow is None and rounds is None:
             follow = _FOLLOW if given is None else _FOLLOW_WITH_CLASS
-        self.pasting = dataclasses.replace(call.pasting, window=side, band=self.band, follow=float(follow))
+        follow = None if follow is None else float(follow)
+        self.pasting = dataclasses.replace(call.pasting, window=side, band=self.band, follow=follow)
         call.check_windows(most_windows(mask, side))
         self.windows = list(windows(mask, side))
         which = in_turn(call.count, 1 if given is None else len(given))
@@ -201,7 +210,7 @@ class _Painting:
             torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255,
             tokens_of(part, grid),
             None if hole.all() else Surroundings(hole, grid),
-            fit=self.pasting.fit == "surroundings" and self.rounds is None,
+            fit=self.pasting.fit == "surroundings",
         )
 
     def _drawn(self, seen: _Seen, window: Window, seed: int) -> Tensor:

@@ -28,11 +28,11 @@ from bigr_repr.images.decode import MAX_PIXELS, decode_with_profile
 from bigr_repr.images.find import escape_path
 from bigr_repr.painting.call import Painted, PhotoOptions
 from bigr_repr.painting.masks import read_mask
-from bigr_repr.painting.photos import enrich_photo, inpaint_photo, outpaint_photo
-from bigr_repr.painting.pictures import for_animation, grid, write_gif, write_png
+from bigr_repr.painting.photos import enrich_photo, inpaint_photo, outpaint_within
+from bigr_repr.painting.pictures import MOST_FRAMES, for_animation, grid, own_writer, write_gif, write_png
 from bigr_repr.painting.windows import Margins, Mask, box_mask, margins_to_aspect
 from bigr_repr.sampling.applications import interpolate
-from bigr_repr.sampling.job import Job, Options
+from bigr_repr.sampling.job import Job, Labels, Options, at_least_one, class_numbers
 from bigr_repr.sampling.prompts import prompt_list
 from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.settings import SamplingSettings
@@ -42,6 +42,7 @@ from bigr_repr.system.targets import check_target
 Box = tuple[int, int, int, int]
 OnProgress = Callable[[float, float], object]  # done, total
 
+MOST = 10_000  # maximum number of versions of a photograph
 _ROOM = 1 << 16  # free bytes of a disk on which pictures can be written
 _FRAME_MS = 120
 _WALK_MS = 250
@@ -83,6 +84,14 @@ def provenance(
     }
 
 
+def class_list_of(pre: Pretrained, labels: Labels | None) -> list[int] | None:
+    """Labels in any form as a list of numbers; None stays None. Raises ValueError as `class_numbers` does."""
+    if labels is None:
+        return None
+    numbers: list[int] = class_numbers(pre, labels).tolist()
+    return numbers
+
+
 def prompts_of(options: Options) -> list[str] | None:
     """The prompts of a call; None if there are none. Raises as `prompt_list`."""
     prompt = options.get("prompt")
@@ -98,9 +107,9 @@ def to_pictures(images: Tensor) -> list[Image.Image]:
 def check_picture(path: Path, suffix: str) -> None:
     """Check, before any work, whether a picture can be written. Raises as `check_target`, OSError on a full disk."""
     check_target(path, suffix)
-    probe = partial_name(path)
+    probe = partial_name(path, own_writer())  # of its own: another process may be writing the file
     try:
-        with naming(path, probe), probe.open("wb") as file:
+        with naming(path, probe), probe.open("xb") as file:
             reserve(file, _ROOM)
     finally:
         probe.unlink(missing_ok=True)
@@ -115,7 +124,8 @@ class PhotoFile:
 
     out: a PNG; several versions become out-0.png, out-1.png and so on.  masks: images of the photograph's size, light
     and opaque where to paint; boxes: (left, top, right, bottom) in pixels; the mask is their union.  animate: write a
-    GIF of the unmasking next to out.  max_pixels: larger photographs and masks are refused.
+    GIF of the unmasking next to out; of a long one every second frame, or every fourth and so on, so that there are at
+    most 256.  max_pixels: larger photographs, masks and results of outpainting are refused.
     """
 
     photo: PathLike
@@ -130,12 +140,20 @@ class PhotoFile:
 
         With a profile, which the results get too, the colors are the photograph's own values; without one, sRGB.
 
-        Raises ImageError, OSError, and ValueError for results that would replace the photograph or a mask.
+        Raises ImageError, OSError, and ValueError for results that would replace the photograph or a mask, and for more
+        than 10,000 versions.
         """
+        if at_least_one("count", versions) > MOST:
+            raise ValueError(
+                f"count={versions} is more than {MOST:,} versions of a photograph; make several calls, each with its "
+                "own seed"
+            )
         check_target(Path(self.out), ".png")
         pictures = self.targets(versions)
+        longest = max(pictures, key=lambda path: len(path.name))  # if that can be written, so can the others
         for path in [*pictures, self.animation] if self.animate else pictures:
-            check_picture(path, path.suffix.lower())
+            if path in (longest, self.animation) or path.is_dir():
+                check_picture(path, path.suffix.lower())
             for source in (self.photo, *self.masks):
                 if path.exists() and Path(source).exists() and path.samefile(source):
                     raise ValueError(f"writing {path} would overwrite an input; choose another name for the result")
@@ -184,7 +202,7 @@ def _file_facts(path: PathLike) -> dict[str, str]:
 def inpaint_file(
     pre: Pretrained,
     file: PhotoFile,
-    labels: Sequence[int] | None = None,
+    labels: Labels | None = None,
     *,
     command: str = "inpaint",
     **options: Unpack[PhotoOptions],
@@ -193,15 +211,16 @@ def inpaint_file(
 
     command: the command that the pictures record; "edit" if labels say what replaces something.
     """
-    photo, profile = file.read(_versions(labels, options))
-    paint = partial(inpaint_photo, pre, photo, file.marked(photo), labels)
-    return _Painter(pre, file, profile, labels, command).paint(paint, options)
+    numbers = class_list_of(pre, labels)
+    photo, profile = file.read(_versions(numbers, options))
+    paint = partial(inpaint_photo, pre, photo, file.marked(photo), numbers)
+    return _Painter(pre, file, profile, numbers, command).paint(paint, options)
 
 
 def outpaint_file(
     pre: Pretrained,
     file: PhotoFile,
-    labels: Sequence[int] | None = None,
+    labels: Labels | None = None,
     *,
     margins: Margins | None = None,
     aspect: float | None = None,
@@ -210,25 +229,32 @@ def outpaint_file(
     """`outpaint_photo` from file to file, by margins or to an aspect ratio. Raises as `inpaint_file`."""
     if (margins is None) == (aspect is None):
         raise ValueError("give either the margins in pixels or an aspect ratio")
-    photo, profile = file.read(_versions(labels, options))
-    grown = margins if margins is not None else margins_to_aspect(*photo.size, aspect or 0.0)
-    paint = partial(outpaint_photo, pre, photo, grown, labels)
-    return _Painter(pre, file, profile, labels, "outpaint").paint(paint, options, {"margins": list(grown)})
+    numbers = class_list_of(pre, labels)
+    photo, profile = file.read(_versions(numbers, options))
+    if margins is None:
+        margins = margins_to_aspect(*photo.size, aspect or 0.0, max_pixels=file.max_pixels)
+    grown = margins
+
+    def paint(**given: Unpack[PhotoOptions]) -> list[Image.Image]:
+        return outpaint_within(pre, photo, grown, numbers, file.max_pixels, given)
+
+    return _Painter(pre, file, profile, numbers, "outpaint").paint(paint, options, {"margins": list(grown)})
 
 
 def enrich_file(
     pre: Pretrained,
     file: PhotoFile,
-    labels: Sequence[int] | None = None,
+    labels: Labels | None = None,
     *,
     scale: int = 2,
     **options: Unpack[PhotoOptions],
 ) -> Written:
     """`enrich_photo` from file to file; without masks and boxes, the whole photograph. Raises as `inpaint_file`."""
-    photo, profile = file.read(_versions(labels, options))
+    numbers = class_list_of(pre, labels)
+    photo, profile = file.read(_versions(numbers, options))
     mask = file.marked(photo) if file.masks or file.boxes else None
-    paint = partial(enrich_photo, pre, photo, labels, mask=mask, scale=scale)
-    return _Painter(pre, file, profile, labels, "enrich").paint(paint, options, {"scale": scale})
+    paint = partial(enrich_photo, pre, photo, numbers, mask=mask, scale=scale)
+    return _Painter(pre, file, profile, numbers, "enrich").paint(paint, options, {"scale": scale})
 
 
 def _versions(labels: Sequence[int] | None, options: PhotoOptions) -> int:
@@ -247,6 +273,8 @@ class _Painter:
     command: str
     frames: list[Image.Image] = field(default_factory=list)
     used: dict[str, Any] = field(default_factory=dict)  # settings and pasting
+    pace: int = 1  # of how many frames one is kept
+    shown: int = 0  # frames so far, kept or not
 
     def paint(
         self,
@@ -268,7 +296,7 @@ class _Painter:
         made |= dict(facts or {}) | {"pasting": self.used["pasting"]}
         paths = file.targets(len(pictures))
         for version, (path, picture) in enumerate(zip(paths, pictures, strict=True)):
-            own_label = self._label(made, version) | {"image": options.get("first", 0) + version}
+            own_label = self._label(made, version) | {"image": int(options.get("first", 0)) + version}
             write_png(path, picture, made | own_label, self.profile)
         if file.animate:
             frames = [*self.frames, self._frame(pictures[0])]
@@ -277,11 +305,15 @@ class _Painter:
         return Written(images=tuple(paths), also=also, drawn=len(paths), seconds=time.monotonic() - started)
 
     def _watch(self, painted: Painted) -> None:
-        pasting = dataclasses.asdict(painted.pasting)
-        pasting.pop("max_windows")  # a limit, not a property of the picture
-        self.used.update(settings=painted.settings, pasting=pasting)
-        if self.file.animate and painted.picture is not None:
-            self.frames.append(self._frame(painted.picture()))
+        self.used.update(settings=painted.settings, pasting=dataclasses.asdict(painted.pasting))
+        if not self.file.animate or painted.picture is None:
+            return
+        if self.shown % self.pace == 0:
+            if len(self.frames) == MOST_FRAMES - 1:  # the last frame is the result
+                self.frames, self.pace = self.frames[::2], 2 * self.pace
+            if self.shown % self.pace == 0:
+                self.frames.append(self._frame(painted.picture()))
+        self.shown += 1
 
     def _frame(self, picture: Image.Image) -> Image.Image:
         """A picture of the animation, in sRGB, for a GIF holds no profile."""
@@ -300,7 +332,7 @@ class _Painter:
 
 def interpolate_file(
     pre: Pretrained,
-    labels: Sequence[int] | None,
+    labels: Labels | None,
     out: PathLike,
     *,
     frames: int = 9,
@@ -321,10 +353,11 @@ def interpolate_file(
         if on_progress is not None:
             on_progress(min(images_done(at), frames), frames)  # intermediate classes are extra images
 
-    settings = Job(pre, SamplingSettings(), options).settings
+    settings, numbers = Job(pre, SamplingSettings(), options).settings, class_list_of(pre, labels)
     options = {**options, "callback": watch}
-    pictures = to_pictures(interpolate(pre, labels, frames=frames, smooth=smooth, **options))
-    record = provenance(pre, "interpolate", settings, options, labels) | {"frames": frames, "smooth": smooth}
+    pictures = to_pictures(interpolate(pre, numbers, frames=frames, smooth=smooth, **options))
+    facts = {"frames": frames, "smooth": smooth, "first": int(options.get("first", 0))}
+    record = provenance(pre, "interpolate", settings, options, numbers) | facts
     write_png(strip, grid(pictures, columns=frames), record)
     turns = (0, len(pictures) - 1)
     write_gif(walk, pictures + pictures[-2:0:-1], milliseconds=_WALK_MS, provenance=record, held=turns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from types import ModuleType
 
 from bigr_repr.options import check_options, documented, option
@@ -44,13 +45,13 @@ class Pasting:
         "What to fit the painting to. surroundings: extend the surrounding colors into the marked part, let the "
         "model draw what is likely next to them, and match the tones; none: whatever the model draws, as in the "
         "paper.",
-        usual="surroundings",
+        usual="surroundings; enrich: always none",
         choices=FITS,
     )
     follow: float | None = option(
         None,
         "How far, in tokens, to follow the colors extended into the marked part: more is smoother and closer to the "
-        "surroundings, less is freer. No effect with fit none.",
+        "surroundings, less is freer. No effect with fit none; enrich refuses it.",
         usual="2; with a class 0.5",
         least=0,
         most=1000,
@@ -81,7 +82,7 @@ def check_blend(blend: str, band: int | None) -> None:
     """
     if blend not in BLENDS:
         raise ValueError(f"blend={blend!r} is unknown; choose one of {', '.join(BLENDS)}")
-    if band is not None and (not isinstance(band, int) or isinstance(band, bool) or band < 1):
+    if band is not None and (not isinstance(band, Integral) or isinstance(band, bool) or band < 1):
         raise ValueError(f"band={band!r} is not allowed: it must be an integer number of pixels, at least 1")
     if blend == "poisson":
         opencv()

@@ -77,11 +77,24 @@ def outpaint_photo(
 
     Raises ValueError for margins that are negative or leave nothing to paint, and as `inpaint` does.
     """
+    return outpaint_within(pre, photo, margins, labels, MAX_PIXELS, options)
+
+
+def outpaint_within(
+    pre: Pretrained,
+    photo: ImageLike,
+    margins: Margins | Sequence[int],
+    labels: Labels | None,
+    max_pixels: int,
+    options: PhotoOptions,
+) -> list[Image.Image]:
+    """`outpaint_photo` up to a number of pixels. Raises ValueError for a larger result."""
     call, pixels, wanted = Call(pre, PAINTING, options), np.array(to_picture(photo)), Margins(*margins)
     height, width = (pixels.shape[0] + wanted.top + wanted.bottom, pixels.shape[1] + wanted.left + wanted.right)
-    if height * width > MAX_PIXELS:
+    if height * width > max_pixels:
         raise ValueError(
-            f"the result would have {width}x{height} pixels, more than {MAX_PIXELS:,}; choose smaller margins"
+            f"the result would have {width}x{height} pixels, more than max_pixels={max_pixels:,}; choose smaller "
+            "margins, or allow more pixels"
         )
     check_margins(wanted)
     call.usual_window(max(min(pixels.shape[:2]), min(pre.config.image_size, height, width)))
@@ -103,11 +116,13 @@ def enrich_photo(
     """A photograph with new detail: one token of every 2x2 block is redrawn at a time, as `enrich` does.
 
     mask: the part to enrich; None: all of it.  scale: as in `enrich`.  pasting: its default window has the side of the
-    model's canvas, so that detail is drawn at the photograph's own scale.  Others as for `inpaint_photo`.
+    model's canvas, so that detail is drawn at the photograph's own scale; the result follows the photograph itself, so
+    its fit is always none.  Others as for `inpaint_photo`.
 
-    Raises ValueError as `inpaint_photo` and `enrich` do.
+    Raises ValueError for a pasting with `follow`, and as `inpaint_photo` and `enrich` do.
     """
     call, pixels = Call(pre, SamplingSettings(), options), np.array(to_picture(photo))
+    call.unfitted()
     marked = np.ones(pixels.shape[:2], np.bool_) if mask is None else _checked(mask, pixels)
     call.usual_window(min(pre.config.image_size, *pixels.shape[:2]))
     return call.paint(pixels, marked, labels, rounds=block_rounds, detail=at_least_one("scale", scale))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from bigr_repr.images.find import escape_path
+from bigr_repr.images.formats import image_errors, open_image
 from bigr_repr.images.sheets import contact_sheet
 from bigr_repr.system.files import replacing
 from bigr_repr.system.records import as_object, parsed, usable
@@ -24,26 +27,46 @@ from bigr_repr.system.records import as_object, parsed, usable
 METADATA_KEY = "bigr_repr"  # the PNG text chunk that holds a picture's provenance, as JSON
 _HELD_MS = 1500
 _LONGEST = 384  # longer side of an animation, in pixels
+MOST_FRAMES = 256  # of an animation of a painting, at most 0.4 MB each in memory
 
 
 def write_png(path: Path, image: Image.Image, provenance: Mapping[str, Any], profile: bytes | None = None) -> None:
     """Write a picture with its provenance and ICC profile. Raises OSError that names path."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt(METADATA_KEY, json.dumps(provenance, ensure_ascii=False))
-    with replacing(path) as file:
+    with replacing(path, own_writer()) as file:
         image.save(file, "PNG", pnginfo=info, icc_profile=profile)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
     """The provenance of a picture written by `write_png`. Raises ValueError if the file has none, or it is damaged."""
-    with Image.open(path) as image:
-        text = image.info.get(METADATA_KEY)
+    text = recorded_text(path)
     if text is None:
         raise ValueError(
             f"{path} does not record how it was made: not written by bigr-repr, or its metadata was stripped"
         )
     with usable(path, "make the picture again, or use an undamaged copy"):
         return as_object(parsed(text))
+
+
+def recorded_text(path: Path, *, verified: bool = False) -> str | None:
+    """The provenance of a picture of any size, as JSON; None if it has none.
+
+    verified: check the file's checksums, too.  Raises OSError, and ImageError for a file that is not a picture, or is
+    damaged.
+    """
+    name = escape_path(str(path))
+    with Path(path).open("rb") as file, image_errors(name):
+        image = open_image(file, name)  # Pillow's own function refuses large pictures
+        text = image.info.get(METADATA_KEY)
+        if verified:
+            image.verify()
+    return text
+
+
+def own_writer() -> str:
+    """A name for `replacing`, different each time, for files that several processes may write at once."""
+    return secrets.token_hex(4)
 
 
 def for_animation(frame: Image.Image) -> Image.Image:
@@ -67,7 +90,7 @@ def write_gif(
     """
     small = [for_animation(frame) for frame in frames]
     longer = {len(small) - 1} if held is None else set(held)
-    with replacing(path) as file:
+    with replacing(path, own_writer()) as file:
         small[0].save(
             file,
             "GIF",
@@ -90,7 +113,7 @@ def write_npz(path: Path, images: Iterable[Image.Image], shape: tuple[int, int, 
     Raises ValueError for an image of a wrong size, OSError that names path.
     """
     with (
-        replacing(path) as file,
+        replacing(path, own_writer()) as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
         archive.open("arr_0.npy", "w", force_zip64=True) as member,
     ):

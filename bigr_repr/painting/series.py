@@ -11,6 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
@@ -22,22 +23,31 @@ from torch import Tensor
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.images.decode import decode_image
-from bigr_repr.painting.files import Written, images_done, prompts_of, provenance, to_pictures
+from bigr_repr.painting.files import (
+    Written,
+    check_picture,
+    class_list_of,
+    images_done,
+    prompts_of,
+    provenance,
+    to_pictures,
+)
 from bigr_repr.painting.pictures import (
-    METADATA_KEY,
+    MOST_FRAMES,
     for_animation,
     grid,
+    recorded_text,
     write_gif,
     write_npz,
     write_png,
 )
 from bigr_repr.sampling.applications import generate
 from bigr_repr.sampling.canvas import decode, partly
-from bigr_repr.sampling.job import Job, Options, at_least_one, class_numbers
+from bigr_repr.sampling.job import Job, Labels, Options, at_least_one
 from bigr_repr.sampling.sampler import Iteration
 from bigr_repr.sampling.settings import SamplingSettings
 from bigr_repr.system.differences import differences
-from bigr_repr.system.files import replacing
+from bigr_repr.system.files import locked, replacing
 from bigr_repr.system.records import read_record
 from bigr_repr.system.targets import check_target, check_writable
 
@@ -48,13 +58,14 @@ _MOST_COLUMNS = 16
 _DECODED = 16  # pictures of an animation decoded together
 _FRAME_MS = 120
 _NUMBERED = re.compile(r"[0-9]{6}\.png")  # names of a series' pictures
+_PARTIAL = f".{'[0-9]' * 6}.png*.part"  # and of those that a killed run was writing
 _REMEDY = "choose another folder: out=DIR"
 
 
 def generate_files(
     pre: Pretrained,
     out: PathLike,
-    labels: Sequence[int] | None = None,
+    labels: Labels | None = None,
     *,
     count: int | None = None,
     sheet: PathLike | None = None,
@@ -67,19 +78,21 @@ def generate_files(
 
     Existing pictures are not drawn again, and a folder with other settings is refused.  count: total number; None: one
     per label or prompt.  sheet: a PNG of the first 64.  npz: all of them as the array that ADM's evaluator reads.
-    animation: a GIF of the unmasking of the first 64, which are drawn again for it.  options: as for `generate`, except
-    `first`: a series starts at 0.
+    animation: a GIF of the unmasking of the first 64, which are drawn again for it; of at most 256 frames.  labels and
+    options: as for `generate`, except `first`: a series starts at 0.
 
-    Raises ValueError as `generate` does and for a folder of a different series, OSError if a file cannot be written.
+    Raises ValueError as `generate` does and for a folder of a different series, RuntimeError while another call draws
+    into the folder, OSError if a file cannot be written.
     """
-    started, columns = time.monotonic(), len(labels or prompts_of(options) or ())
+    started = time.monotonic()
     targets = [(Path(path), suffix) for path, suffix in ((sheet, ".png"), (npz, ".npz"), (animation, ".gif")) if path]
     series = _Series(pre, Path(out), labels, count, options)
     _check_targets(targets, series.folder)
-    series.claim()
-    recorder = None if animation is None else _Recorder(min(SHOWN, series.count))
-    drawn = series.draw(recorder, on_progress)
-    series.summarize(targets, recorder, columns if 2 <= columns <= _MOST_COLUMNS else None)
+    columns = len(series.labels or series.prompts or ())
+    with series.claimed():
+        recorder = None if animation is None else _Recorder(min(SHOWN, series.count))
+        drawn = series.draw(recorder, on_progress)
+        series.summarize(targets, recorder, columns if 2 <= columns <= _MOST_COLUMNS else None)
     also = tuple(path for path, _ in targets)
     return Written(images=tuple(series.paths()), also=also, drawn=drawn, seconds=time.monotonic() - started)
 
@@ -87,7 +100,10 @@ def generate_files(
 def _check_targets(targets: Sequence[tuple[Path, str]], folder: Path) -> None:
     """Raise ValueError or OSError if additional files of a series cannot be written."""
     for path, suffix in targets:
-        check_target(path, suffix, made=folder)
+        if path.parent.is_dir():
+            check_picture(path, suffix)
+        else:
+            check_target(path, suffix, made=folder)
         if path.parent.resolve() == folder.resolve() and _NUMBERED.fullmatch(path.name):
             raise ValueError(f"{path} has the name of a picture of the series itself; choose another")
 
@@ -96,17 +112,15 @@ class _Series:
     """A folder of numbered pictures of one provenance."""
 
     def __init__(
-        self, pre: Pretrained, folder: Path, labels: Sequence[int] | None, count: int | None, options: Options
+        self, pre: Pretrained, folder: Path, labels: Labels | None, count: int | None, options: Options
     ) -> None:
         if options.get("first"):
             raise ValueError(
                 f"first={options['first']!r} is not allowed: a series starts at 0 and continues from its files"
             )
         self.pre, self.folder, self.options = pre, folder, options
-        if labels is not None:
-            labels = class_numbers(pre, list(labels)).tolist()
-        self.labels, self.prompts = labels, prompts_of(options)
-        self.count = at_least_one("count", len(labels or self.prompts or [0]) if count is None else count)
+        self.labels, self.prompts = class_list_of(pre, labels), prompts_of(options)
+        self.count = at_least_one("count", len(self.labels or self.prompts or [0]) if count is None else count)
         if self.count > MOST:
             raise ValueError(
                 f"count={count} is more than {MOST:,} pictures per folder; make several, each with its own seed"
@@ -114,13 +128,21 @@ class _Series:
         job = Job(pre, SamplingSettings(), options)
         job.check(labels is not None or self.prompts is not None)
         self.chunk = job.batch_size  # pictures drawn together are written at once: a killed run loses at most these
-        self.provenance = provenance(pre, "generate", job.settings, options, labels)
+        self.provenance = provenance(pre, "generate", job.settings, options, self.labels)
 
-    def claim(self) -> None:
-        """Create the folder, or check that it holds this series."""
-        file = self.folder / SERIES_FILE
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Create the folder, or check that it holds this series, and keep others from drawing into it."""
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"{self.folder} is a file; choose a folder for the pictures")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        busy = f"{self.folder}: another run is drawing into this folder; wait for it, or {_REMEDY}"
+        with locked(self.folder, busy):
+            self._claim(self.folder / SERIES_FILE)
+            yield
+
+    def _claim(self, file: Path) -> None:
+        """Write the series' file, or check that it is that of this series."""
         if file.exists():
             differing = _differing(_read_series(file), self.provenance)
             if differing:
@@ -129,7 +151,6 @@ class _Series:
         if found := sorted(path.name for path in self.folder.glob("*.png") if _NUMBERED.fullmatch(path.name)):
             said = f"{found[0]}, but no {SERIES_FILE}: its pictures do not record how they were made"
             raise ValueError(f"{self.folder} holds {said}; {_REMEDY}")
-        self.folder.mkdir(parents=True, exist_ok=True)
         check_writable(self.folder)
         with replacing(file) as target:
             target.write(json.dumps(self.provenance, indent=1, ensure_ascii=False).encode())
@@ -144,6 +165,10 @@ class _Series:
         own = self.options.get("callback")
         todo = [i for i, path in enumerate(self.paths()) if not self._drawn(path, i) or i < watched]
         done = self.count - len(todo)
+        if todo:
+            check_writable(self.folder)
+            for left in self.folder.glob(_PARTIAL):
+                left.unlink(missing_ok=True)
         for first, size in _runs(todo, self.chunk):
 
             def watch(at: Iteration, first: int = first, done: int = done) -> None:
@@ -185,10 +210,8 @@ class _Series:
         if not path.exists():
             return False
         try:
-            with Image.open(path) as picture:
-                said = json.loads(picture.info.get(METADATA_KEY, "{}"))
-                picture.verify()  # the checksums of the file
-        except (OSError, SyntaxError, ValueError, RecursionError):
+            said = json.loads(recorded_text(path, verified=True) or "{}")
+        except (OSError, ValueError, RecursionError):
             return False  # damaged: drawn again
         wanted = {key: self.provenance[key] for key in ("weights_sha256", "precision", "seed", "settings")}
         wanted |= {"image": number, "labels": self._label(number), **self._prompts(number)}
@@ -233,23 +256,26 @@ def _runs(numbers: Sequence[int], longest: int) -> Iterator[tuple[int, int]]:
 
 @dataclass
 class _Recorder:
-    """A callback that records the iterations of the first images, and turns them into frames."""
+    """A callback that records iterations of the first images, at most `MOST_FRAMES`, and turns them into frames."""
 
     images: int
     _seen: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __call__(self, at: Iteration) -> None:
+        every = -(-at.iterations // (MOST_FRAMES - 1))
+        if at.iteration % every and at.iteration != at.iterations:
+            return
         for row, image in enumerate(at.images):
             if image < self.images:
                 self._seen[image, at.iteration] = at.codes[row].bool().cpu(), at.masked[row].cpu()
 
     @torch.inference_mode()
     def frames(self, pre: Pretrained, columns: int | None) -> list[Image.Image]:
-        """A grid of the images after every iteration, masked tokens in gray; the first all masked."""
-        iterations = max(iteration for _, iteration in self._seen)
+        """A grid of the images after every recorded iteration, masked tokens in gray; the first all masked."""
+        iterations = sorted({iteration for _, iteration in self._seen})
         gray = Image.new("RGB", (pre.config.image_size,) * 2, (128, 128, 128))
         sheets = [for_animation(grid([gray] * self.images, columns))]
-        for iteration in range(1, iterations + 1):
+        for iteration in iterations:
             pictures: list[Image.Image] = []
             for start in range(0, self.images, _DECODED):
                 part = [self._seen[i, iteration] for i in range(start, min(start + _DECODED, self.images))]

@@ -169,18 +169,18 @@ def box_mask(width: int, height: int, box: tuple[int, int, int, int]) -> Mask:
     return mask
 
 
-def margins_to_aspect(width: int, height: int, aspect: float) -> Margins:
+def margins_to_aspect(width: int, height: int, aspect: float, *, max_pixels: int = MAX_PIXELS) -> Margins:
     """The smallest margins, equal on opposite sides, that bring a photograph to width / height = `aspect`.
 
     Raises ValueError for an aspect that is not a positive number, that the photograph already has, or that would need
-    more pixels than a photograph may have.
+    more than max_pixels.
     """
     if not (math.isfinite(aspect) and aspect > 0):
         raise ValueError(f"aspect={aspect!r} is not allowed: it must be a positive number, width over height")
-    if max(height * height * aspect, width * width / aspect) > MAX_PIXELS:
+    if max(height * height * aspect, width * width / aspect) > max_pixels:
         raise ValueError(
-            f"aspect={aspect:g} takes more than {MAX_PIXELS:,} pixels around a {width}x{height} photograph; choose "
-            "one closer to its own"
+            f"aspect={aspect:g} takes more than max_pixels={max_pixels:,} around a {width}x{height} photograph; choose "
+            "one closer to its own, or allow more pixels"
         )
     across, down = max(0, round(height * aspect) - width), max(0, round(width / aspect) - height)
     if across == down == 0:

@@ -21,7 +21,7 @@ from bigr_repr.sampling.canvas import bit_logits, decode, encode
 from bigr_repr.sampling.noise import Draws, SeededDraws
 from bigr_repr.sampling.prompts import Prompt, prompt_list
 from bigr_repr.sampling.sampler import Callback, Iteration, sample_codes
-from bigr_repr.sampling.settings import FAST, SamplingSettings, preset, usual_settings
+from bigr_repr.sampling.settings import FAST, SamplingSettings, usual_settings
 
 Labels: TypeAlias = int | str | Sequence[int | str] | Tensor  # by number or name
 Rounds: TypeAlias = Callable[[Tensor, Draws], list[Tensor]]
@@ -169,10 +169,8 @@ class Job:
         start: SamplingSettings | None = changes.pop("settings", None)
         if not isinstance(start, SamplingSettings | None):
             raise TypeError(f"settings={start!r} is not a SamplingSettings")
-        if start is None:
-            start = usual_settings(pre.config.generator, default)
-        elif start == FAST:
-            start = preset(pre.config.generator, start)
+        if start is None or start == FAST:
+            start = usual_settings(pre.config.generator, default if start is None else start)
         self.settings = start.with_changes(changes)
 
     def with_changes(self, **changes: Any) -> Job:

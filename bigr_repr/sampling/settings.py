@@ -34,7 +34,7 @@ class SamplingSettings:
         20,
         "Number of iterations in which tokens are drawn, at most one per token; enrich runs this many in each of its "
         "four rounds.",
-        usual="20; inpaint, outpaint, edit: 25; fast: 16",
+        usual="20; inpaint, outpaint, edit: 25; fast: 16; autoregressive: one per token",
         least=1,
     )
     order: str = option(
@@ -180,16 +180,15 @@ FAST = SamplingSettings(steps=16, order="halton", diffusion_steps=25)
 
 
 def usual_settings(config: GeneratorConfig, usual: SamplingSettings) -> SamplingSettings:
-    """A model's default settings: `usual` as far as the model supports it, or token by token if autoregressive."""
+    """Default or preset settings as far as the model supports them.
+
+    Iterations and diffusion steps are limited to the model's. An autoregressive model draws token by token, so that of
+    `usual` only the diffusion steps apply.
+    """
+    longest = usual.diffusion_steps and min(usual.diffusion_steps, config.sample_timesteps)
     if config.attention == "causal":
-        return SamplingSettings(order="raster", schedule="linear", steps=config.tokens)
-    return preset(config, usual)
-
-
-def preset(config: GeneratorConfig, settings: SamplingSettings) -> SamplingSettings:
-    """Preset settings, limited to the iterations and diffusion steps that the model supports."""
-    longest = settings.diffusion_steps and min(settings.diffusion_steps, config.sample_timesteps)
-    return dataclasses.replace(settings, steps=min(settings.steps, config.tokens), diffusion_steps=longest)
+        return SamplingSettings(order="raster", schedule="linear", steps=config.tokens, diffusion_steps=longest)
+    return dataclasses.replace(usual, steps=min(usual.steps, config.tokens), diffusion_steps=longest)
 
 
 def chain_times(steps: int, train_timesteps: int) -> Sequence[int]:

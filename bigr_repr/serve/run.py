@@ -83,7 +83,7 @@ def run_server(
     A connection that does not deliver the headers of a request within limits.seconds is closed.
     Raises OSError if it cannot listen on the address.
     """
-    listening = _listen(access.host, port)
+    listening = listen(access.host, port)
     with listening:
         shown = f"[{access.host}]" if ":" in access.host else access.host
         address = f"http://{shown}:{listening.getsockname()[1]}"
@@ -95,7 +95,7 @@ def run_server(
         _ApiServer(config, begun, ended, address, limits.seconds).run(sockets=[listening])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     opened = socket.socket(family, socket.SOCK_STREAM)
     try:

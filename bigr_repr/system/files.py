@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _FULL: Final = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _FULL_SAID: Final = re.compile(r"No space left on device|Disk quota exceeded|File too large|os error (28|27|122)\b")
 _SPACE: Final = 1 << 16  # a disk with fewer free bytes counts as full
+_NO_LOCKS: Final = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # some network file systems
 FULL_REMEDY: Final = "free some space or choose another folder, then repeat the command"
 
 
@@ -188,7 +189,7 @@ def _sync(path: Path, flags: int) -> None:
 
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[int | None]:
-    """Lock a folder, or a file, which is created, for this process; on systems without locks, do nothing.
+    """Lock a folder, or a file, which is created, for this process; where there are no locks, only say so in the log.
 
     Yields the descriptor that holds the lock, or None. As long as any process has it open, others are refused.
     Raises RuntimeError(busy) if another process holds the lock.
@@ -205,6 +206,10 @@ def locked(path: Path, busy: str) -> Iterator[int | None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RuntimeError(busy) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            log.info("the file system of %s has no locks: do not run twice at once on it", path)
         yield handle
     finally:
         os.close(handle)

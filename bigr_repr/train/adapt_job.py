@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bigr_repr.checkpoints.adapters import with_classes
+from bigr_repr.checkpoints.adapters import split_name, with_classes
+from bigr_repr.checkpoints.catalog import bundled_folders
 from bigr_repr.checkpoints.pretrained import Pretrained, load, save, with_adapter
 from bigr_repr.config import ModelConfig, require
 from bigr_repr.datasets import ImageSet
@@ -71,6 +72,12 @@ def _classes(
     return config, taken, np.where(images.labels < 0, -1, numbers[images.labels])
 
 
+def _public_name(model: str, config: ModelConfig) -> str:
+    """A model's name for the record, which is published with the adapted model: no path on this machine."""
+    local = split_name(model) is not None or not (model.startswith("hf:") or model in bundled_folders())
+    return config.name if local else model
+
+
 def _reconstruction(
     start: Pretrained, images: ImageSet, rows: NDArray[np.int64], *, warn: bool
 ) -> dict[str, float | None]:
@@ -109,8 +116,7 @@ class AdaptJob:
         width = self.start.config.generator.dim
         rule = f"choose at most {width}, the width of {self.start.config.name}"
         require(recipe.method != "lora" or recipe.rank <= width, "rank", recipe.rank, rule)
-        # Not the path of a local folder: the record is published with the model.
-        self._base = self.start.config.name if Path(model).exists() else model
+        self._base = _public_name(model, self.start.config)
         self._tokenizer = self.start.tokenizer
         self._folder, self.folder = self._place.path, self._place.model
         on_main_process(lambda: self._place.claim(self._request()))
@@ -136,6 +142,7 @@ class AdaptJob:
         self, kept: NDArray[np.int64], held_out: NDArray[np.int64], name: str, *, precision: str
     ) -> tuple[Pretrained, dict[str, Any]]:
         """Encode, train and write to `folder`; returns the adapted model and the record."""
+        settings = self._settings(len(kept), precision)  # refuses what cannot be trained before anything is encoded
         config, taken, labels = _classes(self.start, self._images, self._recipe)
         warn = not self._recipe.tokenizer_too
         quality = on_main_process(lambda: _reconstruction(self.start, self._images, held_out, warn=warn))
@@ -149,7 +156,6 @@ class AdaptJob:
             torch.manual_seed(self._recipe.seed)
             present = [] if trained_on.labels is None else np.unique(trained_on.labels).tolist()
             part = TrainedPart(begun_with_classes(self.start, config, taken), taken, present, self._recipe)
-        settings = self._settings(len(kept), precision)
         new = [each for each, row in zip(config.class_names, taken.tolist(), strict=False) if row < 0]
         record = {
             **self._facts(part),
@@ -225,21 +231,27 @@ class AdaptJob:
         """Train the part, unless an earlier start ended that, leave its best weights in it, and return a record."""
         usual = GeneratorRecipe(conditional=kept.labels is not None, weight_decay=0.0)
         task = GeneratorTask(part.model, usual, None, None, anchor=self._anchor())
-        seconds = max(1.0, 60 * self._recipe.minutes - (time.monotonic() - self._began))
-        best = self._best(task, part, kept, held_out, settings, seconds)
         file, limits = Path(settings.out) / "trained.json", [self._recipe.minutes, self._recipe.patience]
         earlier = on_main_process(lambda: self._trained(file))
-        if earlier is not None and earlier[0] == limits:
-            record = earlier[1]
-        else:
+        record = None if earlier is None or earlier[0] != limits else earlier[1]
+        if record is None:
             settings = decided(settings, partial(trial_step, part.model))
+        seconds = max(1.0, self._recipe.minutes * (30 if self._recipe.tokenizer_too else 60))
+        best = self._best(task, part, kept, held_out, settings, seconds)  # its clock starts
+        if record is None:
             record = self._fit(task, usual, best, kept, settings, seconds)
-            on_main_process(lambda: write_json(file, {"limits": limits, "record": record}))
+            facts = {"limits": limits, "record": record}
+            on_main_process(lambda: write_json(file, facts))
         self._on_progress("training", _PARTS, _PARTS)
         self.start.generator.cpu()
         part.model.cpu().load_state_dict(best.weights(), strict=False)
         part.model.eval()
-        if record["best_step"] == 0:
+        if record["steps"] == 0:
+            log.warning(
+                "minutes=%g were over before the first training step: the old weights are kept; give more minutes",
+                self._recipe.minutes,
+            )
+        elif record["best_step"] == 0:
             log.warning("no training step did better on the held-out pictures: the old weights are kept")
         return record
 
@@ -325,8 +337,9 @@ class AdaptJob:
         known = {key: self.start.config.training.get(key) for key in ("data", "terms")}
         adapted = {name: value for name, value in record.items() if name not in _CURVES}
         training = {"adapted": adapted, "begun_with": {key: value for key, value in known.items() if value}}
-        if not conditional:
-            training["settings"] = dict(self.start.config.training.get("settings", {}))
+        if not conditional:  # whether it draws classes is as before
+            settings = dict(self.start.config.training.get("settings", {}))
+            training["settings"] = {name: settings[name] for name in ("conditional",) if name in settings}
         config, beside = dataclasses.replace(config, training=training, quality={}), self._folder / ADAPTER
         if self._recipe.method == "full":
             after = Pretrained(config, self._tokenizer.cpu(), part.model)

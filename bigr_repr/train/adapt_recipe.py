@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,7 +78,10 @@ class AdaptRecipe:
 
     def __post_init__(self) -> None:
         check_options(self)
-        require(self.learning_rate is None or self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        rate = self.learning_rate
+        require(rate is None or 0 < rate < math.inf, "learning_rate", rate, "it must be above 0 and finite")
+        require(self.anchor < math.inf, "anchor", self.anchor, "it must be finite")
+        require(self.seed < 2**32, "seed", self.seed, f"it must be a whole number in 0..{2**32 - 1}")
         _ = self.matrices
 
     @property

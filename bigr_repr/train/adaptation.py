@@ -17,6 +17,7 @@ from bigr_repr.checkpoints.catalog import CONFIG_FILE, config_text
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.config import require
 from bigr_repr.datasets import ImageSet, open_images, stratified_split
+from bigr_repr.datasets.subset import Subset
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 from bigr_repr.system.files import replacing
 from bigr_repr.train.adapt_folder import check_free
@@ -73,7 +74,7 @@ def adapt(
     """
     recipe, out = recipe or AdaptRecipe(), Path(out).absolute()
     check_free(out)
-    source = images if isinstance(images, ImageSet) else open_images(images, columns=columns)
+    source = _without_empty_labels(images if isinstance(images, ImageSet) else open_images(images, columns=columns))
     kept, held_out = _split(source, recipe)
     with AdaptJob(out, model, source, recipe, on_progress, cpu=cpu) as job:
         after, record = job.run(kept, held_out, name or out.name, precision=precision)
@@ -92,6 +93,13 @@ def note_quality(made: Adapted, quality: dict[str, Any]) -> None:
     if processes().is_main_process:
         with replacing(made.folder / CONFIG_FILE) as file:
             file.write(config_text(config, made.after.fingerprint).encode())
+
+
+def _without_empty_labels(images: ImageSet) -> ImageSet:
+    """The images, without labels if none of them has one."""
+    if images.labels is None or (images.labels >= 0).any():
+        return images
+    return Subset(images, np.arange(len(images)), None)
 
 
 def _split(images: ImageSet, recipe: AdaptRecipe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

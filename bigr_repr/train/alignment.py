@@ -30,9 +30,12 @@ from bigr_repr.system.sums import reading_sealed, sealed
 from bigr_repr.system.threads import map_ahead
 from bigr_repr.train.code_set import CodeSet, mapped_array
 from bigr_repr.train.frozen import float_fingerprint, frozen_maps
+from bigr_repr.train.single_writer import only_writer
 
 _PREFIX = "timm:"
 _HEADER: Final = "features.json"
+_ARRAYS: Final = ("features.npy", "pooled.npy")
+_REMEDY: Final = "make them with: bigr-repr train codes --align timm:NAME"
 _HIDDEN = 256
 _FOR_STATISTICS = 512
 
@@ -79,7 +82,24 @@ class FrozenNetwork:
         config: Any = network.pretrained_cfg
         self._mean, self._std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
         self._network = network
+        self._check(spec, grid * grid, int(network.feature_info.channels()[index]))
         self.fingerprint = float_fingerprint(network)
+
+    def _check(self, spec: str, tokens: int, channels: int) -> None:
+        """Raise ValueError unless the network has a map with one position per token."""
+        remedy = "choose a network that reads pictures of any size, such as a convolutional one"
+        try:
+            found, _ = self.features(np.zeros((1, self.side, self.side, 3), np.uint8), torch.device("cpu"))
+        except (AssertionError, RuntimeError, ValueError, IndexError) as error:  # as networks of one fixed size do
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"align={spec!r} cannot read pictures of {self.side} x {self.side} pixels ({reason}); {remedy}"
+            ) from error
+        if found.shape != (1, tokens, channels):
+            raise ValueError(
+                f"align={spec!r}: its map of {self.side} x {self.side} pixels is {tuple(found.shape[1:])} where "
+                f"{(tokens, channels)} (tokens, channels) is needed; {remedy}"
+            )
 
     @torch.inference_mode()
     def features(self, pixels: NDArray[np.uint8], place: torch.device) -> tuple[Tensor, Tensor]:
@@ -104,7 +124,8 @@ def write_features(
     """Store a network's features of every image and view next to the codes of the same images, in float16.
 
     The header is written last. `on_progress(done, total)` is called after each batch. Raises ValueError if the numbers
-    of images and codes differ, ImageError for an unreadable picture.
+    of images and codes differ, ImageError for an unreadable picture, RuntimeError while another process writes to the
+    folder.
     """
     if len(images) != len(codes):
         raise ValueError(
@@ -112,7 +133,19 @@ def write_features(
         )
     if codes.header.crops:
         raise ValueError(f"{codes.folder} has random crops of its images, whose features are not stored; use crops=0")
-    place, count = choose_device(device), len(images)
+    with only_writer(codes.folder):
+        return _write(images, codes, network, batch_size, choose_device(device), on_progress)
+
+
+def _write(
+    images: ImageSet,
+    codes: CodeSet,
+    network: FrozenNetwork,
+    batch_size: int,
+    place: torch.device,
+    on_progress: Callable[[int, int], None] | None,
+) -> FeatureHeader:
+    count = len(images)
     squares = map_ahead(lambda i: images.load_square(i, network.side), range(count), ahead=2 * batch_size)
     arrays: list[Any] = []  # NumPy's memory maps
     for start in range(0, count, batch_size):
@@ -123,7 +156,7 @@ def write_features(
             for number, part in enumerate(network.features(seen, place)):
                 if len(arrays) <= number:
                     shape = (count, codes.views, *part.shape[1:])
-                    file = codes.folder / ("features.npy", "pooled.npy")[number]
+                    file = codes.folder / _ARRAYS[number]
                     arrays.append(mapped_array(file, np.float16, shape))
                 arrays[number][start:stop, view] = part.numpy()
         if on_progress is not None:
@@ -156,20 +189,30 @@ class AlignmentFeatures:
     """
 
     def __init__(self, codes: CodeSet) -> None:
-        remedy = "make them with: bigr-repr train codes --align timm:NAME"
         try:
-            with reading_sealed(codes.folder / _HEADER, remedy=remedy) as record:
+            with reading_sealed(codes.folder / _HEADER, remedy=_REMEDY) as record:
                 self.header = from_fields(FeatureHeader, record, "it")
                 shapes = (codes.header.tokens, len(self.header.mean)), (len(self.header.pooled_mean),)
-            self._arrays = []
-            for name in ("features.npy", "pooled.npy"):
-                with named_if_damaged(codes.folder / name, remedy):
-                    self._arrays.append(np.load(codes.folder / name, mmap_mode="r", allow_pickle=False))
+            self._folder = codes.folder
+            self._map()
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{codes.folder} has no features of another network; {remedy}") from error
+            raise FileNotFoundError(f"{codes.folder} has no features of another network; {_REMEDY}") from error
         for array, shape in zip(self._arrays, shapes, strict=True):
             if array.shape != (len(codes), codes.views, *shape):
-                raise ValueError(f"{codes.folder}: features {array.shape} do not match its codes; {remedy}")
+                raise ValueError(f"{codes.folder}: features {array.shape} do not match its codes; {_REMEDY}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"header": self.header, "_folder": self._folder}  # data-loading processes map the files themselves
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._map()
+
+    def _map(self) -> None:
+        self._arrays = []
+        for name in _ARRAYS:
+            with named_if_damaged(self._folder / name, _REMEDY):
+                self._arrays.append(np.load(self._folder / name, mmap_mode="r", allow_pickle=False))
 
     def rows(self, index: NDArray[Any], view: NDArray[Any]) -> tuple[Tensor, Tensor]:
         """Features of images `index` (n,), views `view` (n,): float32 (n, N, F) and (n, G), not yet standardized."""

@@ -23,6 +23,7 @@ from bigr_repr.config import from_fields
 from bigr_repr.system.damaged import named_if_damaged
 from bigr_repr.system.files import naming, remove, replacing, sha256_of
 from bigr_repr.system.sums import reading_sealed, sealed
+from bigr_repr.train.single_writer import only_writer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,8 @@ _BATCH: Final = 64
 @dataclass(frozen=True, kw_only=True)
 class CaptionHeader:
     """The contents of `captions.json`. `bare`: images without a caption; `cut`: texts longer than `limit` tokens.
+
+    `limit` is the encoder's own if that is lower and cut any.
 
     `encoder_sha256` is the text encoder's fingerprint, `sha256` those of the other files, by name.
     """
@@ -117,11 +120,30 @@ class CaptionStore:
         with (self.folder / _TEXTS).open(encoding="utf-8") as lines:
             return [json.loads(line) for line in islice(lines, count)]
 
+    def _encoded(self, count: int) -> dict[str, NDArray[np.float16]]:
+        """The vectors (T, E) of the same texts, by text."""
+        spans = zip(self._starts, self._starts[1:], strict=False)
+        return {text: self._vectors[start:stop] for text, (start, stop) in zip(self.texts(count), spans, strict=False)}
+
     @property
     def bytes_per_caption(self) -> float:
         """Mean size of a caption on disk: its share of vectors, texts and index."""
         names = (_VECTORS, _INDEX, _TEXTS)
         return sum((self.folder / name).stat().st_size for name in names) / max(1, self.header.captions)
+
+
+class StoredTexts:
+    """A text encoder that knows the first `count` texts of a store, and needs no network for them."""
+
+    def __init__(self, store: CaptionStore, count: int) -> None:
+        self._vectors = store._encoded(count)
+        self.name, self.width, self.fingerprint = store.header.encoder, store.header.width, store.header.encoder_sha256
+
+    def encode(self, texts: Sequence[str], limit: int) -> list[NDArray[np.float16]]:
+        return [self._vectors[text][:limit] for text in texts]
+
+    def count(self, text: str) -> int:
+        return len(self._vectors[text])
 
 
 def clean_caption(text: object) -> str:
@@ -153,14 +175,26 @@ def write_captions(
     captions: of each image, none or several; empty ones are ignored.  limit: maximum number of tokens per text.
     `on_progress(done, total)` counts distinct texts. The header is written last, so that an interrupted run's files are
     never read as complete. Raises FileExistsError if the folder holds captions, ValueError if there are none and,
-    naming the image, for one that is not text.
+    naming the image, for one that is not text, RuntimeError while another process writes to the folder.
     """
-    target = Path(folder)
-    if (target / _HEADER).exists():
-        raise FileExistsError(f"{target} already holds captions; choose another folder or remove it")
     if limit < 1:
         raise ValueError(f"caption_tokens={limit} must be at least 1")
     texts, listed = _numbered(captions)
+    with only_writer(target := Path(folder)):
+        if (target / _HEADER).exists():
+            raise FileExistsError(f"{target} already holds captions; choose another folder or remove it")
+        _write(texts, listed, encoder, target, limit, on_progress)
+    return CaptionStore(target)
+
+
+def _write(
+    texts: Sequence[str],
+    listed: Sequence[Sequence[int]],
+    encoder: TextEncoder,
+    target: Path,
+    limit: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
     with replacing(target / _TEXTS) as file:
         file.writelines(json.dumps(text, ensure_ascii=False).encode() + b"\n" for text in texts)
     lengths, cut = _encode_all(texts, encoder, target / _VECTORS, limit, on_progress)
@@ -173,13 +207,12 @@ def write_captions(
         np.savez(file, allow_pickle=False, **index)
     header = CaptionHeader(
         images=len(listed), captions=len(index["text"]), texts=len(texts), tokens=int(sum(lengths)),
-        width=encoder.width, longest=max(lengths), limit=limit, bare=sum(not own for own in listed), cut=cut,
-        encoder=encoder.name, encoder_sha256=encoder.fingerprint,
+        width=encoder.width, longest=max(lengths), limit=max(lengths) if cut else limit,
+        bare=sum(not own for own in listed), cut=cut, encoder=encoder.name, encoder_sha256=encoder.fingerprint,
     )  # fmt: skip
     header = replace(header, sha256={name: sha256_of(target / name) for name in (_VECTORS, _INDEX, _TEXTS)})
     with replacing(target / _HEADER) as file:
         file.write(json.dumps(sealed(asdict(header)), indent=1).encode())
-    return CaptionStore(target)
 
 
 def _numbered(captions: Sequence[Sequence[str]]) -> tuple[list[str], list[list[int]]]:
@@ -213,10 +246,12 @@ def _encode_all(
         with naming(file, raw), raw.open("wb") as parts:
             for start in range(0, len(texts), _BATCH):
                 batch = texts[start : start + _BATCH]
-                for text, vectors in zip(batch, encoder.encode(batch, limit), strict=True):
+                encoded = encoder.encode(batch, limit)
+                longest = max(map(len, encoded))  # only such texts may be cut, maybe at the encoder's own, lower limit
+                for text, vectors in zip(batch, encoded, strict=True):
                     parts.write(np.ascontiguousarray(vectors, np.float16).tobytes())
                     lengths.append(len(vectors))
-                    cut += len(vectors) == limit and encoder.count(text) > limit
+                    cut += len(vectors) == longest and encoder.count(text) > longest
                 if on_progress is not None:
                     on_progress(len(lengths), len(texts))
         shape = (sum(lengths), encoder.width)

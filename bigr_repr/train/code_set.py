@@ -31,6 +31,7 @@ from bigr_repr.system.files import HashedFile, naming, remove, replacing, reserv
 from bigr_repr.system.sums import reading_sealed, sealed
 from bigr_repr.system.threads import map_ahead
 from bigr_repr.train.caption_set import CaptionStore
+from bigr_repr.train.single_writer import only_writer
 
 if TYPE_CHECKING:
     import torch
@@ -96,11 +97,24 @@ class CodeSet:
             raise FileNotFoundError(message) from error
         self.captions = CaptionStore(self.folder) if (self.folder / "captions.json").exists() else None
 
-    def _open(self) -> None:
-        """Map the codes, and read the labels. Raises ValueError for a file that the header does not describe."""
+    def __getstate__(self) -> dict[str, Any]:
+        mapped = {"_codes": None} if "_codes" in self.__dict__ else {}
+        return {**self.__dict__, **mapped}  # data-loading processes map the file themselves
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "_codes" in state:
+            self._map()
+
+    def _map(self) -> None:
+        """Map the codes. Raises ValueError for a file that the header does not describe."""
         with named_if_damaged("codes.npy"):
             self._codes = np.load(self.folder / "codes.npy", mmap_mode="r", allow_pickle=False)
         self._check("codes.npy", self._codes.dtype == np.uint8, self._codes, self.header.shape)
+
+    def _open(self) -> None:
+        """Map the codes, and read the labels. Raises ValueError for a file that the header does not describe."""
+        self._map()
         self.labels = None
         if (self.folder / "labels.npy").exists():
             with named_if_damaged("labels.npy"):
@@ -211,16 +225,31 @@ def write_codes(
     that support it, but may change bits with a probability close to one half. `device`: None or "auto" is a GPU if
     there is one. `on_progress(done, total)` is called after each batch. The header is written last, so an interrupted
     run's folder is never read as complete. Raises FileExistsError if `out` holds codes, ValueError for an invalid
-    setting, both before anything is written; ImageError for an unreadable picture.
+    setting, RuntimeError while another process writes to `out`, all before anything is written; ImageError for an
+    unreadable picture.
     """
-    if ((folder := Path(out)) / "codes.json").exists():
-        raise FileExistsError(f"{folder} already holds a code data set; choose another folder or remove it")
     if batch_size < 1 or crops < 0:
         raise ValueError(f"batch_size={batch_size} must be at least 1, crops={crops} at least 0")
     half = mixed_precision(precision, ("float32", "bfloat16")) == "bf16"
     place, header = choose_device(device), _header_of(images, tokenizer, tokenizer_name, mirror, crops)
+    with only_writer(folder := Path(out)):
+        if (folder / "codes.json").exists():
+            raise FileExistsError(f"{folder} already holds a code data set; choose another folder or remove it")
+        _write(images, tokenizer.to(place).eval(), folder, header, batch_size, place, half, on_progress)
+    return CodeSet(folder)
+
+
+def _write(
+    images: ImageSet,
+    tokenizer: BinaryAutoencoder,
+    folder: Path,
+    header: CodeHeader,
+    batch_size: int,
+    place: torch.device,
+    half: bool,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
     packed = mapped_array(folder / "codes.npy", np.uint8, header.shape)
-    tokenizer = tokenizer.to(place).eval()
     digest, stop = hashlib.sha256(), 0
     for pixels in _batches(images, tokenizer.config.image_size, batch_size, header):
         start, stop = stop, stop + len(pixels)
@@ -231,7 +260,6 @@ def write_codes(
             on_progress(stop, len(images))
     packed.flush()
     _finish(folder, replace(header, images_sha256=digest.hexdigest()), images)
-    return CodeSet(folder)
 
 
 def _header_of(images: ImageSet, tokenizer: BinaryAutoencoder, name: str, mirror: bool, crops: int) -> CodeHeader:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from bigr_repr.checkpoints.state_files import state_dict
 from bigr_repr.checkpoints.weights import fingerprint
 
 
@@ -17,7 +16,7 @@ def frozen_maps(name: str, weights: str | os.PathLike[str] | None = None) -> Any
     """A timm network in eval mode that returns its blocks' feature maps, with frozen weights.
 
     weights: a file from timm or from any code with the same tensors in the same order; None: timm's own, downloaded if
-    needed. Raises ValueError for weights that do not match, FileNotFoundError for a missing file.
+    needed. Raises ValueError for weights that do not match or cannot be read, FileNotFoundError for a missing file.
     """
     import timm
 
@@ -43,11 +42,15 @@ def float_fingerprint(network: nn.Module) -> str:
 
 
 def _assign_in_order(network: nn.Module, file: Path, name: str) -> None:
-    """Load weights by name or, if all names differ, by order. Raises ValueError if neither matches."""
-    found: Mapping[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    """Load weights by name or, if all names differ, by order. Raises ValueError if neither matches.
+
+    Files of safetensors are in alphabetical order, so that only their names say what is what.
+    """
+    found = state_dict(file)
     wanted = network.state_dict()
     if found.keys() != wanted.keys():
-        if [tuple(v.shape) for v in found.values()] != [tuple(v.shape) for v in wanted.values()]:
+        shapes = [tuple(v.shape) for v in found.values()]
+        if file.suffix == ".safetensors" or shapes != [tuple(v.shape) for v in wanted.values()]:
             raise ValueError(f"{file} does not hold the weights of {name}: neither names nor the order of shapes match")
         found = dict(zip(wanted, found.values(), strict=True))
     network.load_state_dict(found)

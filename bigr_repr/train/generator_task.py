@@ -8,6 +8,7 @@ clipping at 1, EMA, class dropout 0.1, residual dropout 0.1.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ from bigr_repr.train.loop import Run
 from bigr_repr.train.masking import draw_masks, read_positions
 from bigr_repr.train.muon import Muon
 from bigr_repr.train.recipe import GeneratorRecipe
+
+log = logging.getLogger(__name__)
 
 # Draws sample images with the averaged generator.
 Sampler = Callable[[BiGR], Tensor]
@@ -120,11 +123,12 @@ class GeneratorTask:
             last = index == len(pieces) - 1
             with accelerator.autocast():
                 found, terms = self._pass(c, y, m, features, read)
-                loss = found.loss / len(pieces)
+                whole = len(codes) / len(c)  # the last piece may have fewer images
+                loss = found.loss / whole
                 total = total + loss.detach()
                 for name, (weight, term) in terms.items():
-                    extra[name] = extra.get(name, 0) + term.detach() / len(pieces)
-                    loss = loss + weight * term / len(pieces)
+                    extra[name] = extra.get(name, 0) + term.detach() / whole
+                    loss = loss + weight * term / whole
             if last:
                 mean = run.check(total, step)
                 norm = run.descend(loss, self.optimizers, nn.ModuleList(self.modules), step)
@@ -158,12 +162,17 @@ class GeneratorTask:
         return self.modules[1](by_token, by_mean, tokens, pooled)  # type: ignore[no-any-return]
 
     def samples(self, weights: dict[str, Tensor]) -> Tensor | None:
-        """A grid of generated images, if there is a tokenizer to decode them."""
+        """A grid of generated images, if there is a tokenizer to decode them; None once drawing one has failed."""
         if self._sampler is None:
             return None
         model = BiGR(self._config)
         model.load_state_dict(weights)
-        return self._sampler(model.eval())
+        try:
+            return self._sampler(model.eval())
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            log.warning("sample images cannot be drawn (%s); training continues without them", error)
+            self._sampler = None
+            return None
 
 
 def _chunks(part: Given | None, count: int, rows: int) -> Sequence[Given | None]:

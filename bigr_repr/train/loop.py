@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,11 +23,12 @@ from accelerate.utils import LoggerType, ProjectConfiguration
 from torch import Tensor, nn
 
 from bigr_repr.train.batches import Batch
-from bigr_repr.train.distributed import processes
+from bigr_repr.train.distributed import on_main_process, processes
 from bigr_repr.train.ema import ExponentialAverage
 from bigr_repr.train.logbook import Logbook
 from bigr_repr.train.resume import (
     TrainingError,
+    find_checkpoints,
     load_checkpoint,
     read_record,
     resumed_from,
@@ -35,6 +36,7 @@ from bigr_repr.train.resume import (
     set_newest_aside,
 )
 from bigr_repr.train.settings import NO_TRACKER, TrainSettings, compare_records
+from bigr_repr.train.single_writer import only_writer
 from bigr_repr.train.stopping import RunStoppedError, StopSignals
 
 log = logging.getLogger(__name__)
@@ -125,9 +127,11 @@ def train(
     the main process when scalars are logged. `finished(steps done, average)` is called at the start and after each
     step, on every process, and returns whether to stop.
     Raises RunStoppedError after a signal or `settings.max_time`, once a checkpoint is written; TrainingError for a
-    non-finite loss, a full disk, or a damaged checkpoint.
+    non-finite loss, a full disk, or a damaged checkpoint; RuntimeError while another process trains in that folder.
     """
-    with StopSignals(settings.max_time) as stop:
+    processes(cpu=settings.cpu)
+    with StopSignals(settings.max_time) as stop, ExitStack() as held:
+        on_main_process(lambda: held.enter_context(only_writer(Path(settings.out))))
         return _train(task, stream, settings, record, on_step, finished, stop)
 
 
@@ -228,17 +232,17 @@ def _set_rate(task: Task, rate: float) -> float:
 def _resume(
     out: Path, accelerator: Accelerator, average: ExponentialAverage, record: Mapping[str, Any], settings: TrainSettings
 ) -> int:
-    previous = settings.resume == "previous"
-    kept = resumed_from(out, previous=previous)
+    kept = resumed_from(out, previous=settings.resume == "previous")
     if kept is None:
         return 0
+    newer = kept != find_checkpoints(out)[-1][1]
     saved = read_record(kept)
     compare_records(out, saved, json.loads(json.dumps(record)))
     if saved["step"] > settings.steps:
         found = f"steps={settings.steps} is below the {saved['step']} steps already taken in {out}"
         raise TrainingError(f"{found}; set at least that many, or choose another out folder")
     load_checkpoint(kept, accelerator, average)
-    if previous:
+    if newer:
         set_newest_aside(out, accelerator)
     log.info("resuming %s after step %d", out, saved["step"])
     return int(saved["step"])

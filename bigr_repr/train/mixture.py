@@ -116,6 +116,11 @@ class CaptionMixture(CaptionStore):
         listed = zip_longest(*(each.texts(count) for each in self._stores))
         return [text for turn in listed for text in turn if text is not None][:count]
 
+    def _encoded(self, count: int) -> dict[str, NDArray[np.float16]]:
+        """The vectors (T, E) of the same texts, by text."""
+        every = {text: vectors for each in self._stores for text, vectors in each._encoded(count).items()}
+        return {text: every[text] for text in self.texts(count)}
+
     @property
     def bytes_per_caption(self) -> float:
         """Mean size of a caption on disk."""
@@ -161,7 +166,7 @@ def _joined(sets: Sequence[CodeSet]) -> tuple[tuple[str, ...], NDArray[np.int64]
     for each, own in zip(sets, labels, strict=True):
         names = each.header.class_names or tuple(str(number) for number in range(int(own.max()) + 1))
         numbers = np.array([known.setdefault(name, len(known)) for name in names])
-        found.append(np.where(own < 0, -1, numbers[own]))
+        found.append(np.where(own < 0, -1, numbers[own]) if names else np.full(len(own), -1))
     return tuple(known), np.concatenate(found)
 
 

@@ -21,9 +21,8 @@ _ITERATIONS = 5
 @cache
 def _arithmetic(device: str) -> torch.dtype:
     """The number type in which matrix products are fastest, if few digits are enough."""
-    emulated = device == "cpu" and not (
-        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    built_in = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    emulated = device == "cpu" and not (built_in and torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return torch.float32 if emulated else torch.bfloat16
 
 

@@ -27,7 +27,8 @@ from bigr_repr.train.ema import ExponentialAverage
 log = logging.getLogger(__name__)
 # What damaged files may raise besides the usual errors: safetensors' own, and the unpickler's many.
 _DAMAGE = (SafetensorError, pickle.UnpicklingError, TypeError, AttributeError, IndexError)
-_NAME = re.compile(r"checkpoint-(\d{9})")
+_NAME, _ASIDE = re.compile(r"checkpoint-(\d{9})"), re.compile(r"set-aside-(\d{9})")
+_ANEW = "to start a new run, choose another out folder or remove this one"
 
 
 class TrainingError(RuntimeError):
@@ -36,21 +37,45 @@ class TrainingError(RuntimeError):
 
 def find_checkpoints(out: Path) -> list[tuple[int, Path]]:
     """All complete checkpoints of a run, oldest first: (step, folder)."""
-    found = ((match, path) for path in out.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name)))
-    return sorted((int(match[1]), path) for match, path in found)
+    found = ((_step_of(path, _NAME), path) for path in out.glob("checkpoint-*"))
+    return sorted((step, path) for step, path in found if step is not None)
+
+
+def _step_of(path: Path, name: re.Pattern[str]) -> int | None:
+    match = name.fullmatch(path.name)
+    return int(match[1]) if match else None
 
 
 def resumed_from(out: Path, *, previous: bool) -> Path | None:
     """The checkpoint from which a run resumes: the newest, or the one before; None if there are none.
 
-    Raises TrainingError if there is no previous one.
+    The newest too if it is intact and one was set aside before for the same previous one, so that a repeated command
+    goes on. Raises TrainingError if there is no previous one.
     """
     found = find_checkpoints(out)
     if not previous or not found:
         return found[-1][1] if found else None
-    if len(found) < 2:
-        raise TrainingError(f"resume='previous': {out} has only one checkpoint, {found[0][1].name}; start a new run")
-    return found[-2][1]
+    (_, newest), before = found[-1], found[-2] if len(found) > 1 else None
+    aside = [step for path in out.glob("set-aside-*") if (step := _step_of(path, _ASIDE)) is not None]
+    if any(step > (before[0] if before else -1) for step in aside) and not _damage_of(newest):
+        log.info("resume='previous': %s is intact and was made since one was set aside: continuing from it", newest)
+        return newest
+    if before is None:
+        only = f"resume='previous': {out} has only one checkpoint, {newest.name}"
+        if reason := _damage_of(newest):
+            raise TrainingError(f"{only}, which is damaged ({reason}); {_ANEW}")
+        raise TrainingError(f"{only}, which is intact; to continue from it: --resume newest")
+    return before[1]
+
+
+def _damage_of(path: Path) -> str:
+    """What is wrong with a checkpoint's files; empty if nothing is."""
+    try:
+        read_record(path)
+        check_sums(path)
+    except (OSError, ValueError, TrainingError) as error:
+        return " ".join(str(error.__cause__ or error).split())[:300]
+    return ""
 
 
 def set_newest_aside(out: Path, accelerator: Accelerator) -> None:
@@ -119,11 +144,19 @@ def load_checkpoint(path: Path, accelerator: Accelerator, average: ExponentialAv
         average.load(load_file(path / "ema.safetensors"), updates)
 
 
+def _instead_of(path: Path) -> str:
+    """How to continue without a checkpoint."""
+    kept = [each for _, each in find_checkpoints(path.parent)]
+    if kept[-1:] not in ([], [path]):
+        return f"to continue from {kept[-1].name}, if that is intact: --resume newest"
+    return "to continue from the previous one: --resume previous" if len(kept) > 1 else _ANEW
+
+
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, EOFError, *_DAMAGE) as error:
         reason = " ".join(str(error).split())[:300]
-        message = f"checkpoint {path} cannot be read ({reason}); to continue from the previous one: --resume previous"
+        message = f"checkpoint {path} cannot be read ({reason}); {_instead_of(path)}"
         raise TrainingError(message) from error

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,14 @@ from bigr_repr.config import ModelConfig
 from bigr_repr.config import preset as architecture
 from bigr_repr.datasets import ImageSet, open_images
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
-from bigr_repr.train.caption_set import CaptionStore
+from bigr_repr.train.caption_set import CaptionStore, StoredTexts
 from bigr_repr.train.code_set import CodeSet
 from bigr_repr.train.distributed import on_main_process
-from bigr_repr.train.generator import captions_of, for_data, train_generator
+from bigr_repr.train.generator import captions_of, for_data, train_generator, trial_step
 from bigr_repr.train.generator_task import Sampler
 from bigr_repr.train.initial import begun_from, widened
 from bigr_repr.train.mixture import CodeMixture, split_weight
+from bigr_repr.train.pace import decided
 from bigr_repr.train.recipe import GeneratorRecipe
 from bigr_repr.train.settings import TrainSettings
 from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
@@ -30,8 +32,12 @@ from bigr_repr.train.tokenizer import TokenizerRecipe, train_tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bigr_repr.checkpoints.text_encoders import TextEncoder
     from bigr_repr.models.bigr import BiGR
     from bigr_repr.models.tokenizer import BinaryAutoencoder
+
+
+_UNRECORDED = ("out", "cpu", "resume", "max_time")  # settings of this machine and start; the record is published
 
 
 def open_training_data(sources: Sequence[str], columns: Columns = USUAL_COLUMNS) -> ImageSet | CodeSet:
@@ -57,8 +63,12 @@ def sample_grid(
     tokenizer: BinaryAutoencoder,
     labels: Sequence[int] | None,
     prompts: Sequence[str] | None = None,
+    reader: TextEncoder | None = None,
 ) -> Sampler:
-    """A function that draws 16 images with a generator as one picture, cycling through the labels or prompts."""
+    """A function that draws 16 images with a generator as one picture, cycling through the labels or prompts.
+
+    reader: encodes the prompts; None: the model's own text encoder.
+    """
     from torchvision.utils import make_grid
 
     from bigr_repr.sampling.applications import generate
@@ -68,6 +78,8 @@ def sample_grid(
         # Training from images may have moved the tokenizer to a different device.
         own = copy.deepcopy(tokenizer).to(next(generator.parameters()).device)
         model = Pretrained(config=config, tokenizer=own, generator=generator)
+        if reader is not None:
+            vars(model)["text_encoder"] = reader  # in place of the one that it would load on first use
         chosen = None if labels is None else [labels[i % len(labels)] for i in range(16)]
         # Few and short iterations: a quick preview, not the model's best.
         usual = usual_settings(config.generator, SamplingSettings(steps=8))
@@ -145,8 +157,14 @@ def _sampler(
         return sample_grid(config, tokenizer, None)
     store, classes = captions_of(source), config.generator.classes
     if store is not None:
-        return sample_grid(config, tokenizer, None, store.texts(16))
+        return sample_grid(config, tokenizer, None, store.texts(16), StoredTexts(store, 16))
     return sample_grid(config, tokenizer, list(range(0, classes, max(1, classes // 16))))
+
+
+def _settings_record(settings: TrainSettings, recipe: GeneratorRecipe) -> dict[str, Any]:
+    """What describes the model, for its record."""
+    both = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe)}
+    return {name: value for name, value in both.items() if name not in _UNRECORDED}
 
 
 def run_generator_training(
@@ -170,8 +188,8 @@ def run_generator_training(
     started = time.time()
     source, encoder = open_training_data(data, columns), load_tokenizer(tokenizer)
     recipe = for_data(recipe, source)
-    options = {**dataclasses.asdict(settings), **dataclasses.asdict(recipe)}
-    training = {"data": [Path(item).name for item in data], "images": len(source), "settings": options}
+    training: dict[str, Any] = {"data": [Path(item).name for item in data], "images": len(source)}
+    training |= {"settings": _settings_record(settings, recipe)}
     network = {"objective": objective, "attention": attention, "output_head": output_head}
     config = _config_for(source, encoder, preset, network, by_text=bool(recipe.conditional))
     config = dataclasses.replace(config, name=name or config.name, training=training)
@@ -182,8 +200,10 @@ def run_generator_training(
         initial=None if start is None else begun_from(start, config, seed=settings.seed),
         initial_name="" if start is None else start.fingerprint, compile_blocks=compile_blocks, on_step=on_step,
     )  # fmt: skip
+    settings = decided(dataclasses.replace(settings, resume="newest"), partial(trial_step, model))  # by the checkpoint
     folder = Path(settings.out) / "model"
     hours = (time.time() - started) / 3600
-    config = dataclasses.replace(config, training={**training, "hours_of_last_start": round(hours, 2)})
+    training |= {"settings": _settings_record(settings, recipe), "hours_of_last_start": round(hours, 2)}
+    config = dataclasses.replace(config, training=training)
     on_main_process(lambda: save(Pretrained(config=config, tokenizer=encoder, generator=model), folder))
     return folder

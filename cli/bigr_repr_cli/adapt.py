@@ -50,26 +50,25 @@ def command(
 
         def report(made: "Adapted") -> None:
             figures = _measured(made, model, "cpu" if cpu else None, on_progress) if measure else {}
-            _write(made, out, figures, _shown(made, pictures, on_progress))
+            _write(made, figures, _shown(made, pictures, on_progress))
 
         adapt(
             data, model=model, out=out, recipe=recipe, name=name, precision=precision, cpu=cpu, columns=columns.named,
             on_progress=on_progress, report=report,
         )  # fmt: skip
     if disconnect():
-        _tell(json.loads((out / _RECORD).read_text(encoding="utf-8")), model, as_json)
+        _tell(json.loads((out / _RECORD).read_text(encoding="utf-8")), out, model, as_json)
 
 
-def _write(made: "Adapted", out: Path, figures: dict[str, tuple[float, float]], shown: "list[ClassShown]") -> None:
-    """Write the report into the model's folder, which will be `out`."""
+def _write(made: "Adapted", figures: dict[str, tuple[float, float]], shown: "list[ClassShown]") -> None:
+    """Write the report into the model's folder. Paths are relative to it, as it may be published."""
     from bigr_repr.evaluate.reports.adapted import quality_of, save_adaptation_page
     from bigr_repr.system.files import replacing
     from bigr_repr.train.adaptation import note_quality
 
     note_quality(made, quality_of(figures, made.record, len(made.held_out)))
     save_adaptation_page(made.folder / "adapt.html", made.after.config.name, made.record, figures, shown)
-    adapter = made.adapter and str(out.absolute() / made.adapter.name)
-    record = {**made.record, "figures": figures, "folder": str(out), "adapter": adapter}
+    record = {**made.record, "figures": figures, "folder": ".", "adapter": made.adapter and made.adapter.name}
     with replacing(made.folder / _RECORD) as file:
         file.write(f"{json.dumps(record, indent=1, ensure_ascii=False)}\n".encode())
 
@@ -107,7 +106,10 @@ def _shown(made: "Adapted", count: int, on_progress: "OnProgress") -> "list[Clas
     return found
 
 
-def _tell(record: dict[str, Any], model: str, as_json: bool) -> None:
+def _tell(record: dict[str, Any], out: Path, model: str, as_json: bool) -> None:
+    """Tell the record, with paths that work from here."""
+    adapter = record["adapter"] and str(out.absolute() / record["adapter"])
+    record = {**record, "folder": str(out), "adapter": adapter}
     if as_json:
         typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
         return

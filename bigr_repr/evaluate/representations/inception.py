@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from bigr_repr.checkpoints.state_files import state_dict
 from bigr_repr.checkpoints.weights import fingerprint
 from bigr_repr.evaluate.representations.backbone import Backbone, States
-from bigr_repr.evaluate.representations.weight_files import checkpoint_file, state_dict
+from bigr_repr.evaluate.representations.weight_files import checkpoint_file
 
 __all__ = ["FidInception"]
 

@@ -158,6 +158,8 @@ def _manifest(record: Mapping[str, Any]) -> Manifest:
     ):
         if value not in known:
             raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")
+    if not isinstance(made.files, dict):
+        raise ValueError(f"files is a {type(made.files).__name__} where an object of names and checksums is expected")
     if GRAPH_FILES[made.to] not in made.files:
         listed = ", ".join(made.files) or "none"
         raise ValueError(f"to={made.to!r} needs {GRAPH_FILES[made.to]}, but files lists {listed}")

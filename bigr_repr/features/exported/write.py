@@ -21,6 +21,7 @@ import numpy as np
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.checkpoints.pretrained import Pretrained, load
+from bigr_repr.features.condition import as_plain
 from bigr_repr.features.exported.manifest import (
     GRAPH_FILES,
     MANIFEST_FILE,
@@ -32,12 +33,13 @@ from bigr_repr.features.exported.manifest import (
 from bigr_repr.features.exported.model import ExportedModel, load_exported
 from bigr_repr.features.extractor import FeatureExtractor, Layer, blocks_of, layer_name
 from bigr_repr.images.inputs import Pictures, read_all, singles
+from bigr_repr.system.devices import as_dtype
 from bigr_repr.system.files import is_full, naming, sha256_of, sync_folder, sync_tree
 
 if TYPE_CHECKING:
     from bigr_repr.features.exported.targets import Calibration
 
-__all__ = ["export_model"]
+__all__ = ["export_model", "replace_folder"]
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -85,20 +87,20 @@ def export_model(
 
     out: a new folder. layer, pool: as in FeatureExtractor; a list gives one output per layer. to: "onnx" (ONNX Runtime
     and others), "openvino", or "torch" (compiled ahead of time by AOTInductor, for this kind of machine only).
-    precision: "float32", "bfloat16" or "int8", which NNCF calibrates on 128 of the images in calibrate. tokenizer: its
-    number type: "float32" keeps the bits, the same as `precision` is faster; None: float32 if the runtime supports
-    both. `on_progress(what, done, total)` reports the stages.
+    precision: "float32", "bfloat16" or "int8", which NNCF calibrates on 128 of the images in calibrate, for int8 only.
+    tokenizer: its number type: "float32" keeps the bits, the same as `precision` is faster; None: float32 if the
+    runtime supports both. `on_progress(what, done, total)` reports the stages.
 
-    Raises ValueError for an unknown layer, pool, runtime or precision, FileExistsError unless `out` is new, empty or,
-    with overwrite, holds another exported network and nothing else, ImportError without the runtime's packages.
+    Raises ValueError for an unknown layer, pool, runtime or precision, or rounded weights, FileExistsError unless `out`
+    is new, empty or, with overwrite, holds only an exported network, ImportError without the runtime's packages.
     """
     manifest_of = _plan(to, precision, tokenizer, calibrate is not None)
     target = Path(out).expanduser().resolve()
     _check_place(target, overwrite)
-    pre = model if isinstance(model, Pretrained) else load(model)
+    pre = _whole(model)
     manifest = manifest_of(config=pre.config, weights=pre.fingerprint, layers=_layers(layer, pre), pool=pool)
-    extractor = FeatureExtractor(pre, manifest.layers, pool, device="cpu")
-    ranges = None if calibrate is None or precision != "int8" else _calibration(calibrate, pre.config.image_size)
+    extractor = FeatureExtractor(pre, manifest.layers, pool, dtype=as_dtype("float32"), device="cpu")
+    ranges = None if calibrate is None else _calibration(calibrate, pre.config.image_size)
     with _new_folder(target, overwrite) as staging:
         manifest = replace(manifest, calibration=0 if ranges is None else len(ranges))
         _write_graph(extractor, manifest, staging, ranges, on_progress)
@@ -126,6 +128,10 @@ def _plan(to: str, precision: str, tokenizer: str | None, calibrated: bool) -> C
         )
     if precision == "int8" and not calibrated:
         raise ValueError("precision='int8' needs calibrate: a hundred images like those you will embed")
+    if precision != "int8" and calibrated:
+        raise ValueError(
+            f"precision={str(precision)!r} takes no calibrate: leave the images out, or choose precision='int8'"
+        )
     packages = (*_NEEDED[to], *(("nncf",) if precision == "int8" else ()))
     for package in packages:
         try:
@@ -136,6 +142,13 @@ def _plan(to: str, precision: str, tokenizer: str | None, calibrated: bool) -> C
             raise ImportError(_INSTALL.format(to, package)) from error
     versions = {package: metadata.version(package) for package in ("bigr-repr", "torch", "numpy", *packages)}
     return partial(Manifest, to=to, precision=precision, tokenizer=own, versions=versions)
+
+
+def _whole(model: PathLike | Pretrained) -> Pretrained:
+    """The model itself. Raises ValueError for an exported network, otherwise as `load`."""
+    if isinstance(model, ExportedModel):
+        raise ValueError(f"model is the exported network in {model.folder}; give the model that it was exported from")
+    return model if isinstance(model, Pretrained) else load(model)
 
 
 def _calibration(images: Pictures, side: int) -> Calibration:
@@ -149,7 +162,8 @@ def _calibration(images: Pictures, side: int) -> Calibration:
 
 
 def _layers(given: Layer | Iterable[Layer], pre: Pretrained) -> tuple[Layer, ...]:
-    listed = [given] if isinstance(given, int | str) else list(given)
+    plain = as_plain(given)
+    listed = [plain] if isinstance(plain, int | str) else list(plain)
     if not listed:
         raise ValueError("layer=[] names no layer; an exported network needs at least one")
     return tuple(dict.fromkeys(layer_name(blocks_of(each, pre.config)) for each in listed))
@@ -183,12 +197,12 @@ def _new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
             yield staging
             sync_tree(staging)
             _check_place(target, overwrite)  # again: something may have been put there since
-            _replace(target, staging)
+            replace_folder(target, staging)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def _replace(target: Path, new: Path) -> None:
+def replace_folder(target: Path, new: Path) -> None:
     """Give a folder the name of another, which keeps its files until then, whatever happens."""
     aside, known = new.with_suffix(".old"), target.exists()
     if known:

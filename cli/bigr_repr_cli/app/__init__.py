@@ -1,6 +1,7 @@
 """`bigr-repr app`: pages in the browser to draw, search and look inside."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,10 @@ class PageOptions:
             show_envvar=True,
             help=r"Password that the page asks for first; any user name is accepted \[default: none].",
         ),
+    ] = None
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Another host name of this page, such as a proxy's. May be repeated."),
     ] = None
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True
 
@@ -79,8 +84,10 @@ def command(
     from bigr_repr_cli.app.studio import MAX_PIXELS, Studio
 
     pre = load_for_sampling(model, device, precision, compile)
-    studio = Studio(pre, opened.out, max_pixels=opened.max_pixels or MAX_PIXELS)
+    rounded = precision not in (Computed.float32, Computed.fp32)
+    exact = partial(load_for_sampling, model, device, Computed.float32, False) if rounded else None
+    studio = Studio(pre, opened.out, max_pixels=opened.max_pixels or MAX_PIXELS, load_exact=exact)
     serve(
         studio, page.host, page.port, browser=page.browser, password=page.password, search=opened.search,
-        images=opened.images,
+        images=opened.images, allow_hosts=tuple(page.allow_host or ()),
     )  # fmt: skip

@@ -49,7 +49,7 @@ class LookBody(BaseModel):
 
 
 class UnmaskBody(BaseModel):
-    """A picture to draw and watch. label: its class; empty: none."""
+    """A picture to draw and watch. label: its class; empty: none. steps, order: ignored by autoregressive models."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -71,7 +71,7 @@ async def look(body: LookBody, studio: Drawn, shelf: Shown) -> Any:
     picture = found(shelf, body.picture)
 
     def work() -> dict[str, Any]:
-        image = decode_image(picture.path, max_pixels=shelf.max_pixels, name=picture.name)
+        image = decode_image(picture.path, max_pixels=picture.max_pixels, name=picture.name)
         with _looking:
             return look_inside(studio.pre, image)
 
@@ -117,7 +117,7 @@ async def unmask(body: UnmaskBody, studio: Drawn, desk: Queue) -> dict[str, str]
 
 def unmasking(studio: Studio, body: UnmaskBody) -> Callable[[Watch], Any]:
     """The job: a frame after each iteration, and the iteration in which each token was drawn, from 1."""
-    pre = studio.pre
+    pre, in_turn = studio.pre, studio.pre.config.generator.attention == "causal"
     labels = studio.label_numbers([body.label])
 
     def work(watch: Watch) -> dict[str, Any]:
@@ -131,7 +131,9 @@ def unmasking(studio: Studio, body: UnmaskBody) -> Callable[[Watch], Any]:
             frames.append(picture_url(shown))
             watch(at.iteration, at.iterations, lambda: shown)
 
-        given = {"seed": body.seed, "steps": body.steps, "order": body.order, "callback": keep}
+        given: dict[str, Any] = {"seed": body.seed, "callback": keep}
+        if not in_turn:
+            given |= {"steps": body.steps, "order": body.order}
         generate(pre, labels, **given_options(given, fast=True))
         return {"frames": frames, "when": when.tolist(), "grid": pre.config.generator.grid}
 

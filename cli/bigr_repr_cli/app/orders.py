@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from bigr_repr.images.formats import ImageError
 from bigr_repr.options import options_of
 from bigr_repr.painting.pasting import Pasting
 from bigr_repr.sampling.job import Options, given_options
 from bigr_repr.sampling.settings import SamplingSettings
 from bigr_repr_cli.app.jobs import Watch
+from bigr_repr_cli.app.shelf import ShelfPicture
 from bigr_repr_cli.app.studio import DrawRequest, Studio
 
 _TITLES: Final = {"steps": "Iterations"}  # as on the command line
@@ -89,13 +91,17 @@ def field_of(error: Exception) -> str | None:
     """The form field that an error is about, if it can be told."""
     if isinstance(error, FieldError):
         return error.field
+    if isinstance(error, ImageError):
+        return "photo"
+    if isinstance(error, OSError):  # about a file; the words of its path mean nothing
+        return None
     text = str(error)
     known = {*options_of(SamplingSettings), *options_of(Pasting), "seed", "count", "aspect", "start", "end"}
     named = next((name for name in _NAMED.findall(text) if name in known), None)
     return named or next((field for words, field in _HINTS if re.search(words, text)), None)
 
 
-def work_of(studio: Studio, body: DrawBody, photo: Path | None) -> Callable[[Watch], list[Path]]:
+def work_of(studio: Studio, body: DrawBody, photo: ShelfPicture | None) -> Callable[[Watch], list[Path]]:
     """The requested job, after all checks that are quick. Raises ValueError (FieldError if a field is at fault)."""
     options = _options(body)
     if body.kind == "generate":
@@ -110,7 +116,8 @@ def work_of(studio: Studio, body: DrawBody, photo: Path | None) -> Callable[[Wat
     given = {name: value for name, value in body.pasting.items() if value is not None}
     pasting = Pasting(**_known(Pasting, given))
     order = DrawRequest(
-        photo=photo, mask=mask, label=body.label, versions=body.count, pasting=pasting, options=options
+        photo=photo.path, name=photo.name, mask=mask, label=body.label, versions=body.count, pasting=pasting,
+        options=options,
     )  # fmt: skip
     if body.kind == "outpaint":
         aspect = _aspect(body.aspect)

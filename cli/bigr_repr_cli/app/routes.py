@@ -84,7 +84,7 @@ async def about(request: Request, studio: Drawn, shelf: Shown) -> dict[str, Any]
     return {
         "model": config.name, "image_size": config.image_size, "grid": config.generator.grid,
         "layers": config.generator.layers, "classes": list(studio.classes), "captions": studio.by_text,
-        "out": out,
+        "out": out, "in_turn": config.generator.attention == "causal",
         "settings": fields(SamplingSettings), "pasting": fields(Pasting), "samples": [told(each) for each in samples],
         "fast": f"{FAST.steps} iterations, order {FAST.order}, {FAST.diffusion_steps} diffusion steps",
         "most": {"versions": MOST_VERSIONS, "pictures": MOST_PICTURES, "frames": MOST_FRAMES},
@@ -146,9 +146,9 @@ async def file(id: str, shelf: Shown) -> Response:
 @router.post("/jobs")
 async def press(body: DrawBody, studio: Drawn, shelf: Shown, desk: Queue) -> dict[str, str]:
     """Draw."""
-    photo = None if body.photo is None else found(shelf, body.photo).path
+    photo = None if body.photo is None else found(shelf, body.photo)
     work = await run_in_threadpool(work_of, studio, body, photo)
-    job = desk.submit(lambda watch: [told(shelf.put(path)) for path in work(watch)])
+    job = desk.submit(lambda watch: [told(shelf.put(path, drawn=True)) for path in work(watch)])
     return {"job": job.id}
 
 

@@ -12,7 +12,6 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import State
 
-from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed.run import embed_images
 from bigr_repr.images.containers import is_container
 from bigr_repr.models.bigr import usual_block
@@ -23,6 +22,7 @@ from bigr_repr.serve.guard import RefusedError
 from bigr_repr_cli.app.jobs import Look, Watch
 from bigr_repr_cli.app.orders import FieldError
 from bigr_repr_cli.app.routes import Queue, page, shown_folder
+from bigr_repr_cli.app.studio import Studio
 
 _TEMPLATES: Final = Path(api.__file__).parent
 router = APIRouter()
@@ -41,13 +41,15 @@ class Finder:
     """Opens what is searched, as the `service` of the application's state. open_paths: whether the page may name
     folders of this machine.
 
-    folder: a private folder for the codes of picture folders, kept while the server runs.
+    folder: a private folder for the codes of picture folders, kept while the server runs. path: what is open.
+    unreadable: number of its files that could not be read as pictures; 0 for an index.
     """
 
-    def __init__(self, pre: Pretrained, folder: Path, state: State, *, open_paths: bool) -> None:
-        self.pre, self.open_paths, self._folder, self._state = pre, open_paths, folder, state
+    def __init__(self, studio: Studio, folder: Path, state: State, *, open_paths: bool) -> None:
+        self.open_paths, self._studio, self._folder, self._state = open_paths, studio, folder, state
         self._state.service = None
         self.path: Path | None = None
+        self.unreadable = 0
         self._changed, self._requests, self._ended = threading.Condition(), set[object](), False
         self._closing: list[threading.Thread] = []
 
@@ -60,17 +62,20 @@ class Finder:
     def open(self, path: Path, images: Path | None, watch: Watch) -> int:
         """Open an index folder, or a folder of pictures, which is embedded first. Returns the number of rows.
 
-        Raises OSError and ValueError for folders that cannot be searched.
+        Raises OSError and ValueError for folders that cannot be searched, and for images with a folder of pictures.
         """
         path = _existing("path", path)
-        index, photos = path, None if images is None else _existing("images", images)
+        index, photos, unreadable = path, None if images is None else _existing("images", images), 0
         if not is_index(path):
             if not path.is_dir() and not is_container(str(path)):
                 raise FieldError("path", f"{path} is neither a folder nor a tar or Parquet file; choose a folder")
-            index, photos = self._indexed(path, watch), path
-        service = Service(self.pre, index=index, images=photos)
+            if images is not None:
+                raise FieldError("images", f"images={str(images)!r} is only for an index; {path} is none: leave it out")
+            (index, unreadable), photos = self._indexed(path, watch), path
+        service = Service(self._studio.exact, index=index, images=photos)
         with self._changed:
             before, self._state.service, self.path = self.service, service, path
+            self.unreadable = unreadable
             if before is not None:
                 thread = threading.Thread(target=self._close, args=(before, set(self._requests)), name="close index")
                 self._closing = [each for each in self._closing if each.is_alive()] + [thread]
@@ -95,22 +100,24 @@ class Finder:
             self._changed.wait_for(lambda: self._ended or not requests & self._requests)
         service.close()
 
-    def _indexed(self, pictures: Path, watch: Watch) -> Path:
+    def _indexed(self, pictures: Path, watch: Watch) -> tuple[Path, int]:
+        """The index of a folder of pictures, and the number of its files that cannot be read as pictures."""
         name = hashlib.sha256(str(pictures.resolve()).encode()).hexdigest()[:16]
         codes, index = self._folder / f"{name}-codes", self._folder / f"{name}-index"
 
         def report(done: float, total: float | None, look: Look | None = None) -> None:
             watch(done, total or 0, look)
 
+        pre = self._studio.exact
         summary = embed_images(
-            pictures, codes, model=self.pre, codes=True, layers=(usual_block(self.pre.config.generator.layers),),
+            pictures, codes, model=pre, codes=True, layers=(usual_block(pre.config.generator.layers),),
             root=pictures, update=True, unit_size=256,
             on_progress=lambda at: report(at.done, at.total),
         )  # fmt: skip
         if not summary.rows:
             raise FieldError("path", f"{pictures}: none of its {summary.failures} files can be read as a picture")
         build_index(codes, index, binarizer="bits")
-        return index
+        return index, summary.failures
 
     def close(self) -> None:
         """Stop the search service, and those before it that requests have not yet released."""
@@ -148,7 +155,7 @@ async def opened(request: Request) -> dict[str, Any]:
     finder: Finder = request.app.state.finder
     return {
         "path": None if finder.path is None else shown_folder(finder.path, request), "open_paths": finder.open_paths,
-        "rows": 0 if finder.service is None else finder.service.rows,
+        "rows": 0 if finder.service is None else finder.service.rows, "unreadable": finder.unreadable,
     }  # fmt: skip
 
 

@@ -6,8 +6,9 @@ import signal
 import socket
 import threading
 import webbrowser
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,14 +22,16 @@ from bigr_repr.serve import routes as search_routes
 from bigr_repr.serve.errors import handle_errors
 from bigr_repr.serve.guard import RequestGuard, error_body
 from bigr_repr.serve.metrics import Metrics
+from bigr_repr.serve.run import listen
 from bigr_repr.serve.settings import is_loopback
 from bigr_repr.system.files import is_full
 from bigr_repr.system.scratch import scratch_folder
 from bigr_repr_cli.app import inside, routes, searching
-from bigr_repr_cli.app.jobs import BusyError, Desk
+from bigr_repr_cli.app.jobs import BusyError, Desk, Look
 from bigr_repr_cli.app.orders import field_of
 from bigr_repr_cli.app.shelf import FullError, Shelf
 from bigr_repr_cli.app.studio import Studio
+from bigr_repr_cli.progress import counting_progress
 
 LIMITS: Final = Limits(body_bytes=128 << 20, pending_bytes=256 << 20, requests=100, seconds=60.0, pixels=50_000_000)
 _STATIC: Final = Path(__file__).with_name("static")
@@ -45,8 +48,8 @@ def build(studio: Studio, folder: Path, access: Access) -> FastAPI:
         finder.close()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
-    local = is_loopback(access.host) or access.password is not None
-    finder = searching.Finder(studio.pre, folder, app.state, open_paths=local)
+    local = not _reachable(access.host, access.allowed_hosts) or access.password is not None
+    finder = searching.Finder(studio, folder, app.state, open_paths=local)
     app.state.studio, app.state.shelf, app.state.desk, app.state.finder = studio, shelf, desk, finder
     app.add_middleware(RequestGuard, access=access, limits=LIMITS, metrics=Metrics())
     for router in (routes.router, inside.router, searching.router):
@@ -100,12 +103,13 @@ def serve(
     password: str | None = None,
     search: Path | None = None,
     images: Path | None = None,
+    allow_hosts: Sequence[str] = (),
 ) -> None:
-    """Serve the page until Ctrl-C or SIGTERM. search, images: as in `Finder.open`.
+    """Serve the page until Ctrl-C or SIGTERM. search, images: as in `Finder.open`. allow_hosts: as in `Access`.
 
-    Raises OSError if the server cannot listen on the address, and as `Finder.open` does.
+    Raises OSError, before any other work, if the server cannot listen on the address, and as `Finder.open` does.
     """
-    names = () if is_loopback(host) else (socket.gethostname(),)
+    names = (*allow_hosts, *(() if is_loopback(host) else (socket.gethostname(),)))
     access = Access(host=host, password=password or None, anyone=True, allowed_hosts=names)
 
     def begun(address: str) -> None:
@@ -113,7 +117,8 @@ def serve(
         if browser:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    if not is_loopback(host):
+    listen(host, port).close()
+    if _reachable(host, names):
         warning = "every machine that can reach this one can use the page"
         typer.echo(f"warning: {warning}" + ("" if password else "; set a password with --password"), err=True)
     usual = signal.signal(signal.SIGTERM, _raise_end)  # uvicorn re-raises the signal once it has shut down
@@ -123,10 +128,29 @@ def serve(
             desk: Desk = app.state.desk
             with closing(desk):
                 if search is not None:
-                    app.state.finder.open(search, images, lambda done, total, look: None)
+                    _open(app.state.finder, search, images)
                 run_server(app, access, LIMITS, port, begun=begun, ended=desk.halt, grace=1)
     finally:
         signal.signal(signal.SIGTERM, usual)
+
+
+def _reachable(host: str, names: Sequence[str]) -> bool:
+    """Whether other machines can reach the page: on its address, or by other names, such as a proxy's."""
+    return not is_loopback(host) or bool(names)
+
+
+def _open(finder: searching.Finder, search: Path, images: Path | None) -> None:
+    """Open what is searched, with progress and the number of unreadable files on stderr. Raises as `Finder.open`."""
+    with ExitStack() as stack:
+        begun = cache(lambda: stack.enter_context(counting_progress("embedding")))
+
+        def watch(done: float, total: float, look: Look | None) -> None:
+            if total:
+                begun()(done, total)
+
+        rows = finder.open(search, images, watch)
+    if finder.unreadable:
+        typer.echo(f"{search}: {rows:,} rows; files that cannot be read as pictures: {finder.unreadable:,}", err=True)
 
 
 def _raise_end(*_: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import secrets
+import sys
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,7 +57,7 @@ class ShelfPicture:
 class Shelf:
     """Uploads in a private folder, samples, and drawn pictures.
 
-    max_pixels: larger pictures are refused.
+    max_pixels: larger pictures are refused, except drawn ones.
     """
 
     def __init__(self, folder: Path, max_pixels: int) -> None:
@@ -72,11 +73,14 @@ class Shelf:
         """The picture with this id, or None."""
         return None if id is None else self._pictures.get(id)
 
-    def put(self, path: Path, name: str | None = None) -> ShelfPicture:
-        """Add a file. Raises ImageError, with a message that does not name the file's folder."""
-        told = name or path.name
-        size = decode_image(path, max_pixels=self.max_pixels, name=told).size
-        picture = ShelfPicture(secrets.token_urlsafe(16), path, told, size, self.max_pixels)
+    def put(self, path: Path, name: str | None = None, *, drawn: bool = False) -> ShelfPicture:
+        """Add a file. drawn: by the studio, so it may have any size.
+
+        Raises ImageError, with a message that does not name the file's folder.
+        """
+        told, limit = name or path.name, sys.maxsize if drawn else self.max_pixels
+        size = decode_image(path, max_pixels=limit, name=told).size
+        picture = ShelfPicture(secrets.token_urlsafe(16), path, told, size, limit)
         self._pictures[picture.id] = picture
         return picture
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from PIL import Image
 from bigr_repr.checkpoints.classes import class_list, class_names, has_classes
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.images.decode import decode_image
+from bigr_repr.images.find import escape_path
 from bigr_repr.painting.files import (
     PhotoFile,
     Written,
@@ -50,10 +51,12 @@ class DrawRequest:
     """What to do to a photograph.
 
     mask: the marks on a copy of any size, bool (h, w); None: nothing.  label: classes by name or number; empty:
-    whatever fits the surroundings.  options: keyword arguments of the library.
+    whatever fits the surroundings.  options: keyword arguments of the library.  name: of the photograph, to record;
+    None: its file's.
     """
 
     photo: Path
+    name: str | None = None
     mask: NDArray[np.bool_] | None = None
     label: str | None = None
     versions: int = 1
@@ -61,21 +64,48 @@ class DrawRequest:
     options: Options = field(default_factory=Options)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _NamedPhoto(PhotoFile):
+    """A photograph that its results record by the name that users know, not by that of a private file."""
+
+    name: str | None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        facts = super().facts
+        if self.name is not None:
+            facts["photograph"]["name"] = escape_path(self.name)
+        return facts
+
+
 class Studio:
     """A model and the folder where its pictures are saved. Raises OSError for a folder that cannot be written.
 
     classes: the model's class names, each with its number as text; empty for a model without classes.  by_text: whether
     it draws from captions, which then take the place of labels.  max_pixels: larger photographs are refused.
+    load_exact: loads the model in float32, if pre's weights are rounded.
     """
 
-    def __init__(self, pre: Pretrained, out: Path, *, max_pixels: int = MAX_PIXELS) -> None:
-        self.pre, self.out, self.max_pixels = pre, out, max_pixels
+    def __init__(
+        self,
+        pre: Pretrained,
+        out: Path,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        load_exact: Callable[[], Pretrained] | None = None,
+    ) -> None:
+        self.pre, self.out, self.max_pixels, self._load_exact = pre, out, max_pixels, load_exact
         self._make_folder()
         self.by_text = pre.config.generator.condition == "text"
         numbered = tuple(map(str, range(pre.config.generator.classes)))
         names = class_names(pre.config)
         told = [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names)]
         self.classes = dict(zip(told or numbered, numbered, strict=True)) if has_classes(pre.config) else {}
+
+    @cached_property
+    def exact(self) -> Pretrained:
+        """The model with unrounded weights: rounded ones give other codes than an index has. Loaded on first use."""
+        return self.pre if self._load_exact is None else self._load_exact()
 
     def inpaint(self, order: DrawRequest, watch: Watch) -> list[Path]:
         """Repaint the marked area."""
@@ -181,12 +211,13 @@ class Studio:
 
     def _file(self, order: DrawRequest, out: Path) -> PhotoFile:
         """Photograph and result, with the marks saved as a mask next to it, so that the picture can be reproduced."""
+        photo = _NamedPhoto(photo=order.photo, name=order.name, out=out, max_pixels=self.max_pixels)
         if order.mask is None or not order.mask.any():
-            return PhotoFile(photo=order.photo, out=out, max_pixels=self.max_pixels)
+            return photo
         mask, size = out.with_stem(f"{out.stem}-mask"), decode_image(order.photo, max_pixels=self.max_pixels).size
         with replacing(mask) as target:
             Image.fromarray(order.mask).convert("L").resize(size, Image.Resampling.NEAREST).save(target, "PNG")
-        return PhotoFile(photo=order.photo, out=out, masks=[mask], max_pixels=self.max_pixels)
+        return dataclasses.replace(photo, masks=[mask])
 
     @contextmanager
     def _target(self, name: str) -> Iterator[Path]:

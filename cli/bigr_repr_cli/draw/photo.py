@@ -56,7 +56,9 @@ class Photo:
     ]
     count: Annotated[
         int | None,
-        typer.Option(min=1, help=r"Number of versions, cycling through the classes \[default: one per class]."),
+        typer.Option(
+            min=1, help=r"Number of versions, cycling through the classes, at most 10,000 \[default: one per class]."
+        ),
     ] = None
     animate: Annotated[
         bool,
@@ -67,7 +69,11 @@ class Photo:
     ] = False
     max_pixels: Annotated[
         int | None,
-        typer.Option(min=1, help=r"Refuse photographs and masks with more pixels than this \[default: 200,000,000]."),
+        typer.Option(
+            min=1,
+            help=r"Refuse photographs, masks and results of outpaint with more pixels than this "
+            r"\[default: 200,000,000].",
+        ),
     ] = None
     pasting: Pasting
 
@@ -114,7 +120,7 @@ def parse_aspect(value: str | None) -> float | None:
     if value is None:
         return None
     try:
-        width, _, height = value.partition(":")
-        return float(width) / float(height or 1)
+        width, colon, height = value.partition(":")
+        return float(width) / float(height if colon else 1)
     except (ValueError, ZeroDivisionError):
         raise typer.BadParameter(f"{value!r} is neither width:height nor a number", param_hint="--aspect") from None

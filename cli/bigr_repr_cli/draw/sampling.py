@@ -59,7 +59,7 @@ class Sampling:
         typer.Option(
             "--fast",
             help="Start from the fast preset instead of the paper's settings: 16 iterations, Halton order, 25 "
-            "diffusion steps; the options below override it.",
+            "diffusion steps (of these, autoregressive models take only the last); the options below override it.",
             rich_help_panel=PANEL,
         ),
     ] = False

@@ -38,7 +38,7 @@ class NumberOptions:
     ] = None
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="A hundred or more images like those you will embed, for calibrating int8."),
+        typer.Option(help="A hundred or more images like those you will embed, for calibrating int8, and for it only."),
     ] = None
 
 

@@ -34,11 +34,9 @@ def command(
     FOLDER/README.md, if it exists, replaces the card. You need a token: hf auth login, or HF_TOKEN. To resume an
     interrupted upload, repeat the command."""
     from bigr_repr.checkpoints.hub import CARD_FILE, push
-    from bigr_repr.system.targets import check_target
     from bigr_repr.train.card import card_and_pictures
 
-    if card_only is not None:
-        check_target(card_only / CARD_FILE, made=card_only)
+    _check(repository, card_only)
     text, pictures = card_and_pictures(folder, repository, license=license, samples=samples)
     if card_only is not None:
         _write(card_only, {CARD_FILE: text.encode(), **pictures})
@@ -49,6 +47,17 @@ def command(
         typer.echo(json.dumps(done._asdict(), indent=2))
     else:
         typer.echo(f"{done.url}\nload it with: --model hf:{repository}@{done.commit[:12]}")
+
+
+def _check(repository: str, card_only: Path | None) -> None:
+    """Raise before pictures are drawn if the card could not be written, or nothing uploaded."""
+    from bigr_repr.checkpoints.hub import CARD_FILE, check_repository
+    from bigr_repr.system.targets import check_target
+
+    if card_only is not None:
+        check_target(card_only / CARD_FILE, made=card_only)
+    else:
+        check_repository(repository)
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:

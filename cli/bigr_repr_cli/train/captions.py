@@ -12,12 +12,12 @@ from rich.filesize import decimal
 from bigr_repr_cli.flatten import flattened, values_of
 from bigr_repr_cli.progress import counting_progress
 from bigr_repr_cli.train import options as o
+from bigr_repr_cli.train.stored import stored_codes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bigr_repr.datasets import ImageSet
-    from bigr_repr.models.tokenizer import BinaryAutoencoder
     from bigr_repr.train.code_set import CodeSet
 
 
@@ -86,50 +86,18 @@ class Encoding:
     def codes(self, images: ImageSet, tokenizer: str, out: Path) -> CodeSet:
         """The codes of the images, reused if an earlier run stopped after writing them.
 
-        Raises ValueError if the codes in `out` are of other images or were made otherwise. Warns of codes of older
-        versions, which do not say which images they are of.
+        Raises ValueError if the codes in `out` are of other images or were made otherwise.
         """
         from bigr_repr.checkpoints.pretrained import load_tokenizer
-        from bigr_repr.train.code_set import CodeSet, write_codes
+        from bigr_repr.train.code_set import write_codes
 
         encoder = load_tokenizer(tokenizer)
         if (out / "codes.json").exists() and not (out / "captions.json").exists():
-            codes = CodeSet(out)
-            if differ := self._differences(codes, encoder):
-                remedy = "give the --tokenizer and --mirror that made them, or choose another folder"
-                raise ValueError(f"{out} holds codes of {codes.header.tokenizer}: {'; '.join(differ)}; {remedy}")
-            _check_images(codes, images, encoder.config.image_size)
-            return codes
+            return stored_codes(out, images, encoder, mirror=self.mirror)
         with counting_progress("encoding") as on_progress:
             return write_codes(
                 images, encoder, out, tokenizer_name=tokenizer, on_progress=on_progress, **values_of(self)
             )
-
-    def _differences(self, codes: CodeSet, encoder: BinaryAutoencoder) -> list[str]:
-        """How codes differ from those that this encoding makes; those of older versions do not name their tokenizer."""
-        from bigr_repr.checkpoints.pretrained import tokenizer_fingerprint
-        from bigr_repr.system.differences import differences
-
-        header = codes.header
-        made = {"tokenizer_sha256": header.tokenizer_sha256, "views": header.views, "crops": header.crops}
-        wanted = {"tokenizer_sha256": tokenizer_fingerprint(encoder), "views": 1 + self.mirror, "crops": 0}
-        return differences(made, wanted, ignored=() if header.tokenizer_sha256 else ("tokenizer_sha256",))
-
-
-def _check_images(codes: CodeSet, images: ImageSet, side: int) -> None:
-    """Raise ValueError if codes are not of these images, in this order."""
-    from bigr_repr.train.code_set import images_digest
-
-    if len(codes) != len(images):
-        found = f"{codes.folder} holds codes of {len(codes):,} images, not of these {len(images):,}"
-        raise ValueError(f"{found}; choose another folder")
-    if codes.header.images_sha256 is None:
-        unknown = "holds codes of an older version, which do not say which images they are of"
-        typer.echo(f"warning: {codes.folder} {unknown}; if not of these, choose another folder", err=True)
-        return
-    with counting_progress("comparing images") as on_progress:
-        if images_digest(images, side, on_progress) != codes.header.images_sha256:
-            raise ValueError(f"{codes.folder} holds codes of other images, or in another order; choose another folder")
 
 
 @flattened

@@ -1,8 +1,10 @@
 """`bigr-repr train codes`."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.filesize import decimal
@@ -10,6 +12,11 @@ from rich.filesize import decimal
 from bigr_repr_cli.flatten import flattened
 from bigr_repr_cli.progress import counting_progress
 from bigr_repr_cli.train import options as o
+from bigr_repr_cli.train.stored import stored_codes
+
+if TYPE_CHECKING:
+    from bigr_repr.train.alignment import FrozenNetwork
+    from bigr_repr.train.code_set import CodeSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +33,18 @@ class Alignment:
     align_weights: Annotated[
         Path | None, typer.Option(help=r"File with that network's weights \[default: timm's, downloaded if needed].")
     ] = None
+
+    def network(self, grid: int, crops: int) -> FrozenNetwork | None:
+        """The network, for a grid of tokens. Raises ValueError for an unsuitable one, and for crops of the images."""
+        from bigr_repr.train.alignment import FrozenNetwork
+
+        if self.align is not None and crops:
+            raise ValueError(f"crops={crops}, align={self.align}: features of crops are not stored; give one of them")
+        return None if self.align is None else FrozenNetwork(self.align, grid=grid, weights=self.align_weights)
+
+    def lacking(self, out: Path) -> bool:
+        """Whether only the features are missing in `out`."""
+        return self.align is not None and (out / "codes.json").exists() and not (out / "features.json").exists()
 
 
 @flattened
@@ -52,20 +71,26 @@ def command(
     """Encode images once into a packed code data set, so that a generator trains without the images."""
     from bigr_repr.checkpoints.pretrained import load_tokenizer
     from bigr_repr.datasets import open_images
-    from bigr_repr.train.alignment import FrozenNetwork, write_features
+    from bigr_repr.train.alignment import write_features
     from bigr_repr.train.code_set import write_codes
 
     images, encoder = open_images(data, columns=columns.named), load_tokenizer(tokenizer)
-    grid, name, weights = encoder.config.grid, alignment.align, alignment.align_weights
-    network = None if name is None else FrozenNetwork(name, grid=grid, weights=weights)
-    with counting_progress("encoding") as on_progress:
-        codes = write_codes(
-            images, encoder, out, tokenizer_name=tokenizer, batch_size=batch_size, mirror=mirror, crops=crops,
-            device=device, precision=precision, on_progress=on_progress,
-        )  # fmt: skip
+    network = alignment.network(encoder.config.grid, crops)
+    if alignment.lacking(out):
+        codes = stored_codes(out, images, encoder, mirror=mirror)  # of a run that ended before it wrote the features
+    else:
+        with counting_progress("encoding") as on_progress:
+            codes = write_codes(
+                images, encoder, out, tokenizer_name=tokenizer, batch_size=batch_size, mirror=mirror, crops=crops,
+                device=device, precision=precision, on_progress=on_progress,
+            )  # fmt: skip
     if network is not None:
         with counting_progress("features") as on_progress:
             write_features(images, codes, network, batch_size=batch_size, device=device, on_progress=on_progress)
-    size = sum(file.stat().st_size for file in out.iterdir())
+    _report(codes)
+
+
+def _report(codes: CodeSet) -> None:
+    size = sum(file.stat().st_size for file in codes.folder.iterdir())
     what = f"{len(codes):,} images x {codes.views} views, {codes.header.n_bits} bits each"
-    typer.echo(f"{what}: {out} ({decimal(size)})")
+    typer.echo(f"{what}: {codes.folder} ({decimal(size)})")

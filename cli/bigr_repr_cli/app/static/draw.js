@@ -141,7 +141,8 @@ async function take(file) {
 function error(field, message) {
   if (field === "photo" || field === null) (field ? $("photo-error") : $("press-error")).textContent = message;
   if (field === "photo" && !photo && message) $("press-error").textContent = message;
-  const place = field && document.querySelector(`#press [data-field="${field}"]`);
+  const wanted = field && document.querySelector(`#press [data-field="${field}"]`);
+  const place = wanted?.closest("[hidden]") ? null : wanted; // nobody sees what is said at a hidden field
   if (field && !place && field !== "photo") $("press-error").textContent = message;
   if (!place || field === "photo") return;
   place.classList.toggle("invalid", Boolean(message));

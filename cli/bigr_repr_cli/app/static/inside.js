@@ -173,6 +173,10 @@ async function begin() {
   $("classes").replaceChildren(...about.classes.map((name) => element("option", { value: name })));
   $("label-row").hidden = !about.classes.length;
   $("order").replaceChildren(...about.settings.find((each) => each.name === "order").choices.map((name) => element("option", {}, name)));
+  for (const name of ["steps", "order"]) { // autoregressive models draw token by token
+    $(name).disabled = about.in_turn;
+    $(name).parentElement.hidden = about.in_turn;
+  }
   $("steps").max = Math.min(64, about.grid ** 2);
   const wanted = new URLSearchParams(location.search).get("picture");
   if (wanted) await look({ id: wanted });

@@ -27,8 +27,10 @@ whenSent($("opening"), async () => {
 $("opening-stop").addEventListener("click", () => running && ask(`/jobs/${running}`, { method: "DELETE" }).catch(() => {}));
 $("opening-on").addEventListener("click", () => running && ask(`/jobs/${running}/confirm`, { method: "POST" }));
 
-const { path, open_paths: allowed } = await ask("/search/opened");
+const { path, open_paths: allowed, unreadable } = await ask("/search/opened");
 if (path) $("path").value = path;
+$("unreadable").hidden = !unreadable;
+$("unreadable").textContent = `Files that cannot be read as pictures: ${unreadable.toLocaleString("en")}.`;
 if (!allowed) {
   for (const each of $("opening").elements) each.disabled = true;
   $("opening-error").textContent = "Other machines can reach this page, so it does not open folders: start it with --password or --search.";
