@@ -36,7 +36,7 @@ _MESSAGES = {CHANGED: "the file has changed since it was embedded", GONE: "no lo
 
 
 class Reopened(NamedTuple):
-    """changed: number of inputs to re-embed, here or as new inputs; dropped: of those that no longer exist."""
+    """changed: number of inputs to re-embed, here or as new ones; dropped: of those whose rows are removed for good."""
 
     changed: int
     dropped: int
@@ -96,9 +96,8 @@ def reopen(plan: Plan, ledger: Ledger, schema: pa.Schema, known: KnownInputs, *,
             gone = np.flatnonzero(superseded | (~here & drop_gone)).tolist()
             amendment.kinds.update(dict.fromkeys(set(gone) - plan.superseded(unit), GONE))
         kinds = amendment.kinds
-        anew = sum(bool(superseded[place]) for place in kinds)
-        changed += anew + list(kinds.values()).count(CHANGED)
-        dropped += list(kinds.values()).count(GONE) - anew
+        changed += list(kinds.values()).count(CHANGED)
+        dropped += list(kinds.values()).count(GONE)
         if dedup and any(amendment):
             touched |= {entries[place].path for place in amendment.kinds}
             amendments[unit] = amendment
@@ -107,7 +106,7 @@ def reopen(plan: Plan, ledger: Ledger, schema: pa.Schema, known: KnownInputs, *,
     changed += _free(plan, ledger, schema, found, touched, amendments)
     for unit, amendment in amendments.items():
         _fail(plan, ledger, unit, schema, amendment)
-    return Reopened(changed, dropped)
+    return Reopened(changed + known.anew, dropped)
 
 
 def reopen_doubles(

@@ -32,13 +32,13 @@ _Digests = NDArray[np.bytes_]
 class KnownInputs:
     """The inputs of a plan, for looking up others.
 
-    rewritten: containers that changed since they were listed; listed_anew: those of them that are among the sources,
-    once additions() is exhausted. labels: present labels that differ from the plan's, by the input's number, likewise;
-    None if the data set holds no labels.
+    rewritten: containers that changed since they were listed. Once additions() is exhausted: listed_anew: those of them
+    that are among the sources; anew: the number of sources in them; labels: present labels that differ from the plan's,
+    by the input's number, None if the data set holds no labels.
     """
 
     def __init__(self, plan: Plan, rewritten: Collection[str] = ()) -> None:
-        self._plan, self.listed_anew = plan, set[str]()
+        self._plan, self.listed_anew, self.anew = plan, set[str](), 0
         self._files = {file: number for number, file in enumerate(sorted(rewritten), 1)}
         some = bool(rewritten or plan.rewritten)
         self._file = SpilledArray(plan.inputs if some else 0, np.int32)  # 0: not rewritten; -1: superseded before
@@ -78,6 +78,7 @@ class KnownInputs:
                 if not known:
                     if entry.file in self._files:
                         self.listed_anew.add(entry.file)
+                        self.anew += 1
                     yield source
                     continue
                 if known != "all":

@@ -77,7 +77,9 @@ def print_summary(summary: EmbedSummary, *, as_json: bool) -> None:
     counts = f"{summary.rows:,} rows, {summary.failures:,} failures{duplicates}"
     typer.echo(f"{inputs:,} images: {counts}{speed}{note}")
     if summary.dropped:
-        typer.echo(f"gone, or of Parquet and tar files as they were before, rows removed: {summary.dropped:,}")
+        typer.echo(
+            f"rows removed, of inputs that are gone or in Parquet and tar files since rewritten: {summary.dropped:,}"
+        )
     if summary.changed:
         typer.echo(f"changed since, embedded again: {summary.changed:,}")
     if summary.rows:
