@@ -74,7 +74,12 @@ class _SparingFile(io.RawIOBase):
         return self._file.seek(offset, whence)
 
     def readinto(self, buffer: Any) -> int:
-        return self._file.readinto(buffer)
+        count = self._file.readinto(buffer)
+        if self.error is None:
+            return count
+        rest = memoryview(buffer).cast("B")[count:]  # what was not written is not there: HDF5 would take what it finds
+        rest[:] = bytes(len(rest))
+        return count + len(rest)
 
     def write(self, data: Any) -> int:
         rest = memoryview(data).cast("B")
