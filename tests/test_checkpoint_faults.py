@@ -107,6 +107,13 @@ def test_a_card_on_a_full_disk_names_its_file(
     assert [each.name for each in (tmp_path / "card").iterdir()] == ["README.md"]
 
 
+@pytest.mark.parametrize("repository", ["m", "user/m@v1", "a/b/c"])
+def test_a_card_is_written_for_a_repository_that_could_hold_it(bigr: Bigr, repository: str) -> None:
+    code, _, said = bigr("models", "push", "m", repository, "--card-only", "card", "--samples", 0)
+    assert (code, said) == (1, f"error: repository={repository!r} is not of the form user/name\n")
+    assert not Path("card").exists()
+
+
 # ---- loading
 
 

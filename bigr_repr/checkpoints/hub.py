@@ -93,14 +93,14 @@ def push(
     return Published(f"{api.endpoint}/{repository}", done.oid)
 
 
-def check_repository(repository: str) -> None:
+def check_repository(repository: str, *, writing: bool = True) -> None:
     """Check what `push` needs, except for the network: ValueError unless it is "user/name", ConnectionError without a
-    token."""
+    token, which is needed for writing only."""
     import huggingface_hub
 
     if parse_folder_name(f"hf:{repository}") is None or "@" in repository:
         raise ValueError(f"repository={repository!r} is not of the form user/name")
-    if huggingface_hub.get_token() is None:
+    if writing and huggingface_hub.get_token() is None:
         raise ConnectionError(f"{repository} cannot be written without a token; {_LOG_IN}")
 
 

@@ -54,10 +54,9 @@ def _check(repository: str, card_only: Path | None) -> None:
     from bigr_repr.checkpoints.hub import CARD_FILE, check_repository
     from bigr_repr.system.targets import check_target
 
+    check_repository(repository, writing=card_only is None)
     if card_only is not None:
         check_target(card_only / CARD_FILE, made=card_only)
-    else:
-        check_repository(repository)
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
