@@ -4,6 +4,7 @@
     python benchmarks/heads.py --root data --out trial --images 200      # a quick trial, minutes
     python benchmarks/heads.py --root data --out runs/heads --only few-shot clusters
 
+    linear       logistic regression, which the others are compared with
     attentive    a head that attends to all tokens, 8 queries
     few-shot     logistic regression on 1, 5 and 10 labeled images of each class, mean of 5 draws
     clusters     k-means of the test images against their classes, and RankMe
@@ -39,6 +40,7 @@ from bigr_repr.evaluate import (
     BenchData,
     BenchSettings,
     FineTuning,
+    bench,
     bench_attentive,
     bench_augmented,
     bench_clusters,
@@ -77,13 +79,17 @@ class Measures:
         self._images, self._options = options.images, options
         self._scenes = draw_scenes(options.out / f"scenes-{options.images}", options.images)
         self.by_name: dict[str, Measure] = {
-            "attentive": self._attentive, "few-shot": self._few_shot, "clusters": self._clusters,
-            "augmented": self._augmented, "finetune": self._finetune, "multi-label": self._multi_label,
-            "segment": self._segment,
+            "linear": self._linear, "attentive": self._attentive, "few-shot": self._few_shot,
+            "clusters": self._clusters, "augmented": self._augmented, "finetune": self._finetune,
+            "multi-label": self._multi_label, "segment": self._segment,
         }  # fmt: skip
 
     def _cifar(self, limit: int) -> BenchData:
         return open_data("cifar10", root=self._options.root, limit=limit, test_limit=max(20, limit // 2))
+
+    def _linear(self, model: str, layers: tuple[int, ...]) -> dict[str, Any]:
+        (row,) = bench(model, self._cifar(self._images), self._settings, layers=layers)
+        return _of_probe(row)
 
     def _attentive(self, model: str, layers: tuple[int, ...]) -> dict[str, Any]:
         probe = AttentiveProbe(queries=8)
