@@ -16,7 +16,8 @@ import pytest
 from test_embed_histories import CONTENTS, GOOD, lines_of, reference, run, vectors_of, write
 
 from bigr_repr.checkpoints.pretrained import Pretrained
-from bigr_repr.embed import EmbedSummary, Progress, read_embeddings
+from bigr_repr.embed import EmbedOptions, EmbedSummary, Progress, read_embeddings
+from bigr_repr.embed.run import embed_sources, found_sources, load_setup
 
 __all__ = ["reference"]  # the fixture
 
@@ -228,3 +229,84 @@ def test_one_of_two_equal_names_that_goes_takes_its_row_along(pre: Pretrained, t
     write_tar(tmp_path / "anew.tar", [("a.png", CONTENTS[0])])
     run(tmp_path / "anew.tar", tmp_path / "anew", pre)
     assert [*vectors_of(out).values()] == [*vectors_of(tmp_path / "anew").values()]
+
+
+@pytest.mark.parametrize("unit_size", [1, 3])
+def test_a_double_of_a_superseded_image_keeps_its_own_row_when_its_record_is_lost(
+    pre: Pretrained, tmp_path: Path, unit_size: int
+) -> None:
+    file, double, out = tmp_path / "in.tar", tmp_path / "keep.png", tmp_path / "out"
+    write_tar(file, [("a.png", CONTENTS[0])])
+    write(double, CONTENTS[0])
+    always = {"dedup": "exact", "sha256": True, "root": tmp_path, "unit_size": unit_size}
+    run([file, double], out, pre, **always)
+    write_tar(file, [("a.png", CONTENTS[1])])
+    run([file, double], out, pre, update=True, **always)
+    rows = vectors_of(out)
+    assert sorted(rows) == ["in.tar/a.png", "keep.png"]
+    for part in sorted(out.glob("part-*.parquet")):
+        part.unlink()
+        for options in ({}, {"update": True}, {"verify": True, "retry_failed": True}):
+            done = run([file, double], out, pre, **always, **options)
+            assert (vectors_of(out), done.duplicates) == (rows, 0)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("kind", list(WRITERS))
+def test_a_container_that_is_rewritten_after_listing_is_spoken_of_and_embedded_by_the_next_update(
+    pre: Pretrained, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, begun: bool
+) -> None:
+    file, out = tmp_path / f"in.{kind}", tmp_path / "out"
+    members = [(f"{number}.png", CONTENTS[number]) for number in range(4)]
+    WRITERS[kind](file, members)
+    options = EmbedOptions(layers=(2,), batch_size=3, unit_size=3, decode_timeout=None, update=begun, sha256=True)
+    if begun:
+        run(file, out, pre, sha256=True, update=True)
+    loaded, found = load_setup(pre, options), found_sources(file, out, options)
+    WRITERS[kind](file, members[::-1])
+    embed_sources(found, out, loaded, options)
+    assert f"{file} changed after being listed; embed again with update" in caplog.text
+    caplog.clear()
+    done = run(file, out, pre, sha256=True, update=True)
+    run(file, tmp_path / "anew", pre)
+    assert (done.changed, vectors_of(out)) == (4, vectors_of(tmp_path / "anew"))
+    assert (run(file, out, pre, sha256=True, update=True).changed, caplog.text) == (0, "")
+
+
+@pytest.mark.parametrize("kind", list(WRITERS))
+def test_a_container_that_was_damaged_for_a_while_is_taken_in_again(pre: Pretrained, tmp_path: Path, kind: str) -> None:
+    file, other, out = tmp_path / f"in.{kind}", tmp_path / "other.png", tmp_path / "out"
+    WRITERS[kind](file, [("a.png", CONTENTS[0]), ("b.png", CONTENTS[1])])
+    write(other, CONTENTS[2])
+    run([file, other], out, pre)
+    before, content = vectors_of(out), file.read_bytes()
+    write(file, b"damaged")
+    done = run([file, other], out, pre, update=True, drop_gone=True)
+    assert (done.rows, done.failures) == (1, 1)
+    write(file, content)
+    done = run([file, other], out, pre, update=True, drop_gone=True)
+    assert (done.failures, vectors_of(out)) == (0, before)
+    assert run([file, other], out, pre, update=True).embedded == 0
+
+
+def test_a_shard_that_is_named_twice_in_a_row_is_resumed(pre: Pretrained, tmp_path: Path) -> None:
+    one, two, out = tmp_path / "1.tar", tmp_path / "2.tar", tmp_path / "out"
+    for file in (one, two):
+        write_tar(file, [("a.png", CONTENTS[0]), ("b.png", CONTENTS[1])])
+    inputs = [one, str(tmp_path / "*.tar")]
+    assert run(inputs, out, pre).rows == 6
+    for options in ({}, {"update": True}):
+        done = run(inputs, out, pre, **options)
+        assert (done.rows, done.embedded) == (6, 0)
+
+
+def test_what_a_failed_image_was_before_is_forgotten(pre: Pretrained, tmp_path: Path) -> None:
+    photos, out = tmp_path / "in", tmp_path / "out"
+    photos.mkdir()
+    for content in (CONTENTS[0], CONTENTS[1], b"junk"):
+        write(photos / "a.png", content)
+        run(photos, out, pre, dedup="exact", update=True)
+    write(photos / "b.png", b"junk")
+    done = run(photos, out, pre, dedup="exact", update=True)
+    again = run(photos, out, pre, dedup="exact", update=True)
+    assert (again.embedded, again.failures, again.duplicates) == (0, done.failures, done.duplicates)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -356,3 +357,16 @@ def test_shards_of_other_settings_are_built_again(data: Path, tmp_path: Path) ->
     third = built(links=8, target_recall=0.5, effort=48)
     assert not set(third) & set(second)
     assert not set(built(links=8, effort=48, target_recall=0.5, seed=1)) & set(third)
+
+
+@pytest.mark.parametrize(("kind", "given"), [("ivf", {"effort": 1}), ("ivf", {"lists": 3}), ("hash", {"hash_bits": 3})])
+def test_settings_that_are_left_out_later_are_chosen_anew(
+    data: Path, tmp_path: Path, kind: str, given: dict[str, int]
+) -> None:
+    def built(folder: Path, **settings: int) -> dict[str, Any]:
+        settings_of = IndexSettings(kind=kind, **settings)
+        return build_shards(data, folder, 2, binarizer="bits", kind=settings_of).settings.to_dict()
+
+    usual = built(tmp_path / "usual")
+    assert built(tmp_path / "s", **given) != usual
+    assert built(tmp_path / "s") == usual

@@ -5,6 +5,7 @@ Independent of how rows are computed.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -24,8 +25,10 @@ from bigr_repr.embed.inputs.changed import reopen, reopen_damaged, reopen_double
 from bigr_repr.embed.inputs.dedup import Earlier, digests_now, list_digests, list_duplicates, release_doubles
 from bigr_repr.embed.inputs.update import KnownInputs, changes
 from bigr_repr.embed.options import EmbedOptions
-from bigr_repr.images.find import Source
+from bigr_repr.images.find import Source, escape_path
 from bigr_repr.system.object_store import Place, is_url
+
+log = logging.getLogger(__name__)
 
 RunUnits = Callable[[Plan, Iterable[int]], None]  # does units of a plan
 _UNIT = 1024
@@ -50,6 +53,13 @@ def check_rows(out: Place, old: Plan | None, recipe: Recipe, options: EmbedOptio
         found.append(f"unit_size was {old.unit_size}, is {options.unit_size}")
     if found:
         raise ValueError(f"{out} holds other embeddings: {'; '.join(found)}; {_REMEDY}")
+
+
+def _report_rewritten(plan: Plan) -> None:
+    """Warn of files with several images that are not what was listed."""
+    if rewritten := sorted(map(escape_path, plan.rewritten_files())):
+        more = f" and {len(rewritten) - 1:,} more" if len(rewritten) > 1 else ""
+        log.warning("%s%s changed after being listed; embed again with update", rewritten[0], more)
 
 
 def _worth_another_try(plan: Plan, unit: int, record: UnitRecord) -> bool:
@@ -196,6 +206,8 @@ class EmbedJob:
         if rows + without + duplicates != plan.inputs:
             raise RuntimeError(f"{self.out}: files were changed during the run; run it again to redo them")
         write_parts(self.folder, parts.items(), self.recipe.schema)
+        if todo:
+            _report_rewritten(plan)
         return EmbedSummary(
             out=self.out, inputs=plan.inputs, rows=rows, failures=without - dropped, duplicates=duplicates,
             gone=self._gone, dropped=dropped, changed=self._changed, shards=plan.units,

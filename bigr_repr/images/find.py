@@ -46,7 +46,8 @@ class Source:
 
     start: None if the image is the whole file; otherwise the image is size bytes at offset start or, if size is None,
     row start of a Parquet file. label: the label in the file itself. together: the number of images, from this one on,
-    that are read together, if this is the first of several.
+    that are read together, if this is the first of several. stamp: size and modification time in nanoseconds of a file
+    with several images, taken before it was listed; None if unknown.
     """
 
     path: str
@@ -55,6 +56,7 @@ class Source:
     size: int | None = None
     label: str | None = None
     together: int | None = None
+    stamp: tuple[int, int] | None = None
 
 
 def find_images(

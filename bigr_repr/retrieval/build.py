@@ -69,4 +69,4 @@ def write_index(
             rows.mapped(), source.n_bits, settings,
             binarizer=source.binarizer, layout=source.layout, provenance=source.provenance, source=known,
         )  # fmt: skip
-        rows.commit(built.parts)
+        rows.commit(built.parts, settings)

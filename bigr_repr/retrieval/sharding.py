@@ -7,7 +7,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,7 +19,7 @@ from bigr_repr.retrieval.build import write_index
 from bigr_repr.retrieval.codes.binarizer import Binarizer
 from bigr_repr.retrieval.codes.dataset import DataCodes
 from bigr_repr.retrieval.codes.source import DataSource
-from bigr_repr.retrieval.index.folder import MANIFEST
+from bigr_repr.retrieval.index.folder import MANIFEST, FolderReader
 from bigr_repr.retrieval.index.folder_writer import check_place, remove_files
 from bigr_repr.retrieval.index.hamming import HammingIndex
 from bigr_repr.retrieval.index.settings import IndexSettings
@@ -204,19 +203,17 @@ def _is_built(
         held.source == DataSource.of(codes.data, codes.data.rows_of_files)
         and held.provenance == codes.provenance
         and (held.binarizer and held.binarizer.to_safetensors()) == fitted
-        and _as_asked(held.settings, settings, held.n_bits)
+        and _as_asked(folder, held.settings, settings)
         and (None if held.rows.vectors is None else held.rows.vectors.dtype.name) == stored
         and list(held.rows.column_names) == codes.kept.names
     )
 
 
-def _as_asked(held: IndexSettings, asked: IndexSettings, n_bits: int) -> bool:
-    """Whether a shard's settings are those asked for; what the build chooses may be anything."""
+def _as_asked(folder: Path, held: IndexSettings, asked: IndexSettings) -> bool:
+    """Whether a shard was built with these settings; earlier versions did not record which of them were asked for."""
     if held.exact or asked.exact:
         return held.exact and asked.exact
-    asked = replace(asked, tables=min(asked.tables, n_bits))  # as the build does
-    wanted = {name: value for name, value in asked.to_dict().items() if value is not None}
-    return wanted.items() <= held.to_dict().items()
+    return bool(FolderReader(folder).manifest.get("asked") == asked.to_dict())
 
 
 def _build_alone(job: _Job) -> None:

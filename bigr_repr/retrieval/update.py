@@ -243,7 +243,7 @@ def _plan(state: FolderState, source: DataSource, looked_at: Collection[int], ow
 
     Raises FileNotFoundError for a missing data set, ValueError for an incompatible one.
     """
-    stays = [part.dataset not in looked_at for part in source.parts]
+    stays, held = [part.dataset not in looked_at for part in source.parts], list(source.parts)
     new: list[DataFile] = []
     codes: list[DataCodes] = []
     for dataset in looked_at:
@@ -253,8 +253,9 @@ def _plan(state: FolderState, source: DataSource, looked_at: Collection[int], ow
         fresh = set(now)
         for name, (size_and_time, _) in now.items():
             number = known.get(name)
-            if number is not None and source.parts[number][3:5] == size_and_time:
+            if number is not None and held[number].still(size_and_time):
                 stays[number] = True
+                held[number] = held[number]._replace(time=held[number].time or size_and_time[1])
                 fresh.remove(name)
         if fresh or not there:
             codes.append(_opened(state, folder, fresh))
@@ -262,7 +263,7 @@ def _plan(state: FolderState, source: DataSource, looked_at: Collection[int], ow
             for file, rows in zip(data.files, data.rows_of_files, strict=True):
                 new.append(DataFile(file.name, rows, rows, *now[file.name][0], dataset))
     gone = [np.arange(*source.starts[number : number + 2]) for number, stay in enumerate(stays) if not stay]
-    parts = (*(part for part, stay in zip(source.parts, stays, strict=True) if stay), *new)
+    parts = (*(part for part, stay in zip(held, stays, strict=True) if stay), *new)
     return _UpdatePlan(replace(source, parts=parts), np.concatenate([np.empty(0, np.int64), *gone]), new, codes)
 
 

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from bigr_repr.system.http import HttpFileSystem, without_password
 from bigr_repr.system.signed import SignedFileSystem, needs_signing
 
 _CONNECT, _REQUEST = 5.0, 10.0  # seconds until there is a connection; seconds without a byte
+_TIMES = ("mtime", "LastModified", "last_modified", "created")  # memory:// makes an object anew each time
 _ATTEMPTS = 3  # an unreachable server is an error after half a minute
 
 
@@ -64,7 +65,16 @@ def _open_fsspec(scheme: str, process: int) -> Any:
     import fsspec
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-    return PyFileSystem(FSSpecHandler(fsspec.filesystem(scheme)))
+    class TimedHandler(FSSpecHandler):  # type: ignore[misc]
+        """pyarrow's handler, which knows only one of the names that file systems give to an object's time."""
+
+        @staticmethod
+        def _create_file_info(path: str, info: dict[str, Any]) -> Any:
+            times = (info.get(name) for name in _TIMES)
+            time = next((each for each in times if isinstance(each, datetime | float | int)), None)
+            return FSSpecHandler._create_file_info(path, {**info, "mtime": time})
+
+    return PyFileSystem(TimedHandler(fsspec.filesystem(scheme)))
 
 
 # Errors of file systems, and their remedies.

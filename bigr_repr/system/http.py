@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -31,8 +31,8 @@ class HttpFileSystem:
         return HttpFile(url)
 
     def get_file_info(self, url: str) -> Any:
-        """The size of a file; there are no folders.  Raises FileNotFoundError."""
-        return SimpleNamespace(is_file=True, type=None, size=HttpFile(url).size, mtime_ns=0)
+        """The size and time of a file; there are no folders.  Raises FileNotFoundError."""
+        return HttpFile(url).info()
 
     def open_output_stream(self, url: str) -> Any:
         """Raises PermissionError: web servers are read-only."""
@@ -50,6 +50,7 @@ class HttpFile(io.RawIOBase):
         super().__init__()
         self._url, self._name, self._place = url, name or without_password(url), 0
         self._whole: bytes | None = None
+        self._modified: str | None = None
 
     def readable(self) -> bool:
         return True
@@ -69,10 +70,20 @@ class HttpFile(io.RawIOBase):
     def size(self) -> int:
         """In bytes."""
         with self._answer("bytes=0-0") as answer:
+            self._modified = answer.headers["Last-Modified"]
             if answer.status == 206:
                 return int(answer.headers["Content-Range"].rpartition("/")[2])
             self._whole = answer.read()
         return len(self._whole)
+
+    def info(self) -> Any:
+        """Its size, and when it was last modified as mtime_ns, 0 if the server does not say."""
+        from email.utils import parsedate_to_datetime
+
+        size, seconds = self.size, 0.0
+        with suppress(ValueError):
+            seconds = parsedate_to_datetime(self._modified).timestamp() if self._modified else 0.0
+        return SimpleNamespace(is_file=True, type=None, size=size, mtime_ns=int(seconds) * 10**9)
 
     def readinto(self, buffer: Any) -> int:
         content = self.read_at(len(buffer), self._place)

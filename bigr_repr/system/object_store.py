@@ -220,12 +220,12 @@ class ObjectPath(os.PathLike[str]):
             if following is None:
                 return
 
-    def written(self) -> Iterator[tuple[str, float]]:
-        """Name of each direct child, and when it was written, in seconds since 1970; 0.0: unknown."""
+    def states(self) -> Iterator[tuple[str, _Status]]:
+        """Name of each object directly below, and what stat() would say of it, in arbitrary order, from one listing."""
         from pyarrow.fs import FileSelector
 
         found = self._ask(lambda: self.filesystem.get_file_info(FileSelector(self.key, allow_not_found=True)))
-        return ((info.base_name, (info.mtime_ns or 0) / 1e9) for info in found if info.is_file)
+        return ((info.base_name, _Status(info.size, info.mtime_ns or 0)) for info in found if info.is_file)
 
     def _without_name(self) -> Iterator[tuple[str, int | None]]:
         """Objects at any depth below an empty name in this folder."""

@@ -40,9 +40,9 @@ class SignedFileSystem:
         return HttpFile(url, f"s3://{path}")
 
     def get_file_info(self, path: str) -> Any:
-        """Whether there is such an object, and its size, but not its time."""
+        """Whether there is such an object, its size, and its time."""
         try:
-            return SimpleNamespace(is_file=True, type=None, size=self.open_input_file(path).size, mtime_ns=0)
+            return self.open_input_file(path).info()
         except FileNotFoundError:
             return SimpleNamespace(is_file=False, type=None, size=0, mtime_ns=0)
 

@@ -5,7 +5,7 @@ Independent of what is in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import Final, NamedTuple
@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bigr_repr.embed.dataset.damage import damage_named
-from bigr_repr.embed.dataset.entry import Entry
-from bigr_repr.images.find import escape_path, unescape_path
+from bigr_repr.embed.dataset.entry import Entry, as_entry
+from bigr_repr.images.find import Source, escape_path, unescape_path
 from bigr_repr.system.files import replacing
-from bigr_repr.system.object_store import Place, as_place, readable
+from bigr_repr.system.object_store import Place, as_place, is_url, readable
 from bigr_repr.system.threads import map_ahead
 
 Stamp = tuple[int, int]  # size in bytes and modification time in nanoseconds
@@ -42,6 +42,16 @@ class ContainerList:
     def __init__(self) -> None:
         self._stamps: dict[str, Stamp | None] = {}
         self._runs: dict[str, tuple[int, int] | None] = {}
+        self._before: dict[str, Stamp] = {}
+
+    def watched(self, sources: Iterable[Source]) -> Iterator[Source]:
+        """The sources, while the first stamp of each file is noted: note() may come long after the file was listed."""
+        last = None
+        for source in sources:
+            if source.stamp is not None and source.file != last:
+                self._before.setdefault(as_entry(source).file, source.stamp)
+                last = source.file
+            yield source
 
     def note(self, entries: Sequence[Entry], first: int) -> None:
         """Add the next entries; first: the number of the first of them."""
@@ -49,7 +59,8 @@ class ContainerList:
             run, before = list(group), self._runs.get(file)
             held = any(entry.start is not None for entry in run)
             if held and file not in self._stamps:
-                self._stamps[file], self._runs[file] = stamp_of(file), (first, len(run))
+                self._stamps[file] = self._before.get(file) or stamp_of(file)
+                self._runs[file] = first, len(run)
             elif file in self._stamps:
                 follows = before is not None and sum(before) == first
                 self._runs[file] = (before[0], before[1] + len(run)) if before and follows else None
@@ -83,14 +94,14 @@ def containers(place: Place) -> Iterator[Container]:
 def rewritten_files(stamps: Mapping[str, Stamp]) -> frozenset[str]:
     """The files whose stamp has changed, and which still exist."""
     now = zip(stamps.items(), map_ahead(stamp_of, stamps, workers=_REQUESTS), strict=True)
-    return frozenset(file for (file, then), today in now if today not in (then, None))
+    return frozenset(file for (file, then), today in now if today and not same_stamp(file, then, today))
 
 
 def changed_file(stamps: Mapping[str, Stamp]) -> str | None:
     """A description of the first file whose stamp has changed; None if none has."""
     now = map_ahead(stamp_of, stamps, workers=_REQUESTS)
     for (file, then), today in zip(stamps.items(), now, strict=True):
-        if today != then:
+        if not same_stamp(file, then, today):
             close = _in_words(then) == _in_words(today)
             said = f"{_in_words(then, exact=close)}, now {_in_words(today, exact=close)}"
             return f"{escape_path(file)} has changed since it was listed ({said})"
@@ -98,12 +109,19 @@ def changed_file(stamps: Mapping[str, Stamp]) -> str | None:
 
 
 def stamp_of(file: str) -> Stamp | None:
-    """Size and modification time of a file; None if unknown."""
+    """Size and modification time of a file, 0 if a store does not tell it; None if unknown."""
     try:
         status = as_place(file).stat()
     except (OSError, ValueError):
         return None
     return status.st_size, status.st_mtime_ns
+
+
+def same_stamp(file: str, then: Stamp, now: Stamp | None) -> bool:
+    """Whether a file is still as its stamp says; of an object whose time is unknown, 0, only the size counts."""
+    if now is not None and is_url(file) and 0 in (then[1], now[1]):
+        return then[0] == now[0]
+    return then == now
 
 
 def _in_words(stamp: Stamp | None, *, exact: bool = False) -> str:

@@ -62,7 +62,7 @@ def list_inputs(folder: Place, sources: Iterable[Source], unit_size: int, on_lis
             write_page_checksum=True,
         ) as writer,
     ):
-        for unit in cut.units(sources):
+        for unit in cut.units(held.watched(sources)):
             paths, files, *parts = zip(*unit, strict=True)
             columns = [paths, map(escape_path, files), *parts]
             writer.write_table(pa.table(list(map(list, columns)), schema=_SCHEMA), row_group_size=len(unit))

@@ -103,7 +103,7 @@ def _told(place: Place) -> dict[str, Any]:
 def _records(folder: Place) -> list[tuple[int, float]]:
     """Units with a record, and its time in seconds since 1970."""
     if isinstance(folder, ObjectPath):
-        found = list(folder.written())
+        found = [(name, state.st_mtime_ns / 1e9) for name, state in folder.states()]
     elif folder.is_dir():
         with os.scandir(folder) as entries:
             found = [(entry.name, entry.stat().st_mtime) for entry in entries if not entry.name.startswith(".")]

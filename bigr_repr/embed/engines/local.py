@@ -265,7 +265,8 @@ class LocalEngine:
         if task.kept:
             table = self._merged(task, table, doing.failures)
         size, sha256 = self.ledger.write(task.unit, table)
-        failures, digests = tuple(sorted([*doing.failures, *task.record.failures])), task.record.digests
+        failures = tuple(sorted([*doing.failures, *task.record.failures]))
+        digests = {place: digest for place, digest in task.record.digests.items() if place not in task.places}
         done = replace(
             task.record, rows=table.num_rows, size=size, sha256=sha256, failures=failures,
             digests={**digests, **doing.digests},

@@ -115,12 +115,13 @@ def reopen_doubles(
     schema: pa.Schema,
     digests_now: Callable[[Iterable[tuple[int, int]]], Mapping[tuple[int, int], bytes]],
 ) -> None:
-    """Turn duplicates into failures, to get rows of their own, whose originals are gone or were embedded with other
-    bytes than theirs.
+    """Turn duplicates into failures, to get rows of their own, whose originals are gone, were superseded, or were
+    embedded with other bytes than theirs.
 
     In units that are not done, originals and duplicates are read again whose files may have changed after they were
     listed. digests_now: SHA-256 of the inputs at (unit, place). schema: of shards.
     """
+    _free_orphans(plan, ledger, schema)
     embedded, suspected = _doubtful(plan, ledger)
     if not embedded and not suspected:
         return
@@ -140,6 +141,30 @@ def reopen_doubles(
     _free(plan, ledger, schema, None, touched & originals, amendments, equal)
     for unit, amendment in amendments.items():
         _fail(plan, ledger, unit, schema, amendment)
+
+
+def _free_orphans(plan: Plan, ledger: Ledger, schema: pa.Schema) -> None:
+    """Turn duplicates of superseded inputs into failures, where no record says so: it was lost after they were freed.
+
+    A later input may have the path of such an original, but other bytes.
+    """
+    superseded, since = set[str](), dict[str, int]()
+    for unit in range(plan.units) if plan.rewritten else ():
+        if places := plan.superseded(unit):
+            entries = plan.entries(unit)
+            superseded |= {entries[place].path for place in places}
+    if not superseded:
+        return
+    for unit in range(plan.units):
+        places = plan.superseded(unit)
+        for place, entry in enumerate(plan.entries(unit)):
+            if entry.path in superseded and place not in places:
+                since.setdefault(entry.path, unit)
+    for unit, _, record in _records(plan, ledger):
+        doubles = plan.duplicates(unit).items()
+        orphans = {place for place, path in doubles if path in superseded and unit < since.get(path, plan.units)}
+        freed = sorted(orphans - set(record.released if record else ()))
+        _fail(plan, ledger, unit, schema, _Amendment(dict.fromkeys(freed, CHANGED), {}))
 
 
 def _equal(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from threading import Lock
 
-from bigr_repr.embed.dataset.containers import Container, stamp_of
+from bigr_repr.embed.dataset.containers import Container, same_stamp, stamp_of
 from bigr_repr.embed.dataset.plan import Plan
 from bigr_repr.images.find import Source, unescape_path
 
@@ -26,10 +26,15 @@ class RememberedTars:
         if self._plan is None or file not in self._known:
             return None
         number, held = self._known[file]
-        if held.run is None or stamp_of(file) != held.stamp:
+        if held.run is None or not same_stamp(file, held.stamp, stamp_of(file)):
             return None
         with self._lock:
             entries = list(self._plan.stretch(number, *held.run))
         if any(entry.start is None or entry.size is None or entry.file != file for entry in entries):
             return None
-        return [Source(unescape_path(each.path), file, each.start, each.size, each.label) for each in entries]
+        if len({each[:4] for each in entries}) < len(entries):  # the shard was named twice in a row
+            return None
+        return [
+            Source(unescape_path(each.path), file, each.start, each.size, each.label, stamp=held.stamp)
+            for each in entries
+        ]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import chain, groupby, islice
 from pathlib import PurePath
 from typing import Final
 
 from bigr_repr._typing import PathLike
+from bigr_repr.embed.dataset.containers import stamp_of
 from bigr_repr.embed.dataset.entry import Entry
 from bigr_repr.images.containers import is_container, is_table, members
 from bigr_repr.images.find import MAGIC, Source, escape_path, find_images, nothing_at, require, split_pattern, walk
@@ -99,14 +101,13 @@ def _opened(
     source: Source, outright: bool, labels: bool, columns: Columns, known: Callable[[str], Sequence[Source] | None]
 ) -> Iterator[Source]:
     """The pictures in a container, opened ahead; a tar shard is listed completely."""
-    if is_table(source.file):
-        found = _pictures_in(source, outright, labels, columns)
-        return chain(list(islice(found, 1)), found)
-    front = "" if outright else f"{source.path}/"
-    before = known(source.file)
+    table, front = is_table(source.file), "" if outright else f"{source.path}/"
+    before = None if table else known(source.file)
     if before is not None and all(each.path.startswith(front) for each in before):
         return iter(before)
-    return iter(list(_pictures_in(source, outright, labels, columns)))
+    stamped = replace(source, stamp=stamp_of(source.file))  # before it is read: it may be rewritten meanwhile
+    found = _pictures_in(stamped, outright, labels, columns)
+    return chain(list(islice(found, 1)), found) if table else iter(list(found))
 
 
 def _pictures_in(source: Source, outright: bool, labels: bool, columns: Columns) -> Iterator[Source]:
@@ -114,7 +115,7 @@ def _pictures_in(source: Source, outright: bool, labels: bool, columns: Columns)
     try:
         for member in members(source.file, labels=labels, columns=columns):
             path = f"{source.path}#{member.name}" if member.size is None else front + member.name
-            yield Source(path, source.file, member.start, member.size, member.label, member.together)
+            yield Source(path, source.file, member.start, member.size, member.label, member.together, source.stamp)
     except ImageError as error:
         if error.kind in ("unreadable", "unreachable") and is_url(source.file):
             raise ConnectionError(f"{error}; listing needs to read it; try again later") from error

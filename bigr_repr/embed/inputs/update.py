@@ -56,7 +56,9 @@ class KnownInputs:
             places.values["place"][part] = records.values["place"][part]
             if some:
                 self._file.values[part] = [self._files.get(each.file, 0) for each in entries]
-                self._file.values[part][list(plan.superseded(unit))] = -1
+                superseded = list(plan.superseded(unit))
+                self._file.values[part][superseded] = -1
+                places.values["place"][part][superseded] = b""  # no input is there any more
             start += len(entries)
             for array in (records, places, self._file):
                 array.release()

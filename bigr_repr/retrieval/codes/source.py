@@ -26,9 +26,8 @@ Listing: TypeAlias = dict[str, tuple[tuple[int, int | None], Place]]
 
 
 class DataFile(NamedTuple):
-    """A file of a data set. rows: that it had; held: those in the index. time: modification time, in ns.
-
-    dataset: number of its data set.
+    """A file of a data set. rows: that it had; held: those in the index. time: modification time, in ns, None if a
+    store does not tell it, as in indexes of earlier versions. dataset: number of its data set.
     """
 
     name: str
@@ -37,6 +36,11 @@ class DataFile(NamedTuple):
     size: int
     time: int | None
     dataset: int = 0
+
+    def still(self, state: tuple[int, int | None]) -> bool:
+        """Whether a file of this size and time is the same; times count where both are known."""
+        size, time = state
+        return self.size == size and (self.time == time or None in (self.time, time))
 
 
 class Drift(NamedTuple):
@@ -123,7 +127,7 @@ class DataSource:
         if not now:
             return None
         known = {name: self.parts[number] for name, number in self.files_of(dataset).items()}
-        same = {name for name, (state, _) in now.items() if name in known and known[name][3:5] == state}
+        same = {name for name, (state, _) in now.items() if name in known and known[name].still(state)}
         fresh = [(place, state[0]) for name, (state, place) in now.items() if name not in same]
         rows = sum(known[name].rows for name in same) + _rows(self.folders[dataset], fresh)
         held = sum(known[name].held for name in same)
@@ -162,7 +166,7 @@ def listing(folder: str) -> Listing:
     place, found = as_place(folder), dict[str, tuple[int, int | None]]()
     try:
         if isinstance(place, ObjectPath):
-            found = {name: (size, None) for name, size in place.members() if size is not None}
+            found = {name: (state.st_size, state.st_mtime_ns or None) for name, state in place.states()}
         elif place.is_dir():
             with os.scandir(place) as entries:
                 found = {entry.name: part_state(Path(entry.path)) for entry in entries if PART.fullmatch(entry.name)}
@@ -178,9 +182,9 @@ def full_path(folder: Place) -> str:
 
 
 def part_state(file: Place) -> tuple[int, int | None]:
-    """Size and modification time of a file; no time in stores."""
+    """Size and modification time of a file; None for the time if a store does not tell it."""
     status = file.stat()
-    return status.st_size, getattr(status, "st_mtime_ns", None)
+    return status.st_size, (status.st_mtime_ns or None) if isinstance(file, ObjectPath) else status.st_mtime_ns
 
 
 def _rows(folder: str, files: Sequence[tuple[Place, int]]) -> int:

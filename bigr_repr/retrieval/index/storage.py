@@ -17,6 +17,7 @@ from bigr_repr.retrieval.codes.source import DataSource
 from bigr_repr.retrieval.index.folder import BINARIZER, FolderReader
 from bigr_repr.retrieval.index.folder_writer import FolderWriter, writing
 from bigr_repr.retrieval.index.parts import Parts
+from bigr_repr.retrieval.index.settings import IndexSettings
 
 _CHUNK: Final = 32 << 20  # bytes written at a time
 _ROWS_A_BATCH: Final = 1 << 16  # of columns
@@ -100,8 +101,9 @@ class RowWriter:
             self._columns.close()
             self._columns = None  # closing it again would start the file over
 
-    def commit(self, index: Parts) -> None:
-        """Write everything except the rows, and make it the folder's state. index: of the appended rows.
+    def commit(self, index: Parts, asked: IndexSettings | None = None) -> None:
+        """Write everything except the rows, and make it the folder's state. index: of the appended rows. asked: the
+        settings asked for, of which the build chose some.
 
         Raises ValueError if its data sets are not of as many rows: one changed while it was read.
         """
@@ -122,6 +124,7 @@ class RowWriter:
                 "n_bits": index.n_bits,
                 "ids": "names" if self._named else "numbers",
                 "settings": index.settings.to_dict(),
+                **({} if asked is None else {"asked": asked.to_dict()}),
                 "layout": None if layout is None else [layout.height, layout.width, layout.bits_per_token],
                 "vectors": None if vectors is None else {"dtype": vectors.dtype.name, "width": vectors.shape[1]},
                 BINARIZER: None if binarizer is None else binarizer.kind,
