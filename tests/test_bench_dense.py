@@ -15,11 +15,15 @@ from sklearn.metrics import average_precision_score
 from tiny_model import write_pictures
 from typer.testing import CliRunner
 
+from bigr_repr.datasets import FolderSet
 from bigr_repr.evaluate.data.multi_labels import read_multi_labels
 from bigr_repr.evaluate.data.segments import SegmentSet, open_segments
+from bigr_repr.evaluate.data.splits import Part
 from bigr_repr.evaluate.probes import multi_label, segment
 from bigr_repr.evaluate.probes.multi_label import mean_average_precision, multi_label_probe
 from bigr_repr.evaluate.probes.segment import intersection_over_union, segment_probe
+from bigr_repr.evaluate.representations.pixels import PixelRepresentation
+from bigr_repr.evaluate.runs.cache import DIGESTS, FeatureCache
 from bigr_repr.evaluate.runs.multi_label import bench_multi_label
 from bigr_repr.evaluate.runs.segment import bench_segment
 from bigr_repr.evaluate.runs.settings import BenchSettings
@@ -95,7 +99,8 @@ def test_c_is_the_best_of_its_grid_on_a_held_out_fifth(
     smallest = multi_label_probe(x, y, z, truth, grid=[10.0, 0.1], device="cpu").edge
     assert smallest == "C=0.1 is the smallest of its grid of 2"
     values[0.1] = 1.0  # no better than its neighbor
-    assert multi_label_probe(x, y, z, truth, grid=[10.0, 0.1], device="cpu").edge is None
+    tied = multi_label_probe(x, y, z, truth, grid=[10.0, 0.1], device="cpu").edge
+    assert tied == "C=0.1 is the smallest of its grid of 2, and no better than 10 beside it"
     asked.clear()
     assert multi_label_probe(x, y, z, truth, grid=[1.0, 1.0], device="cpu").held_out_map is None
     assert asked == [(120, 80, 1.0)]
@@ -224,9 +229,15 @@ def test_a_head_that_sees_the_classes_finds_every_pixel() -> None:
         segment_probe(tokens[:14], masks[:14], tokens[14:], masks[14:], device="cpu")
 
 
-@pytest.mark.parametrize(("scores", "edge"), [((0.2, 0.5), "C=1 is the largest of its grid of 2"), ((0.5, 0.5), None)])
+@pytest.mark.parametrize(
+    ("scores", "edge"),
+    [
+        ((0.2, 0.5), "C=1 is the largest of its grid of 2"),
+        ((0.5, 0.5), "C=0.1 is the smallest of its grid of 2, and no better than 1 beside it"),
+    ],
+)
 def test_a_head_notes_the_edge_of_its_grid_as_all_probes_do(
-    scores: tuple[float, float], edge: str | None, monkeypatch: pytest.MonkeyPatch
+    scores: tuple[float, float], edge: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = dict(zip((0.1, 1.0), scores, strict=True))
     monkeypatch.setattr(segment._Fitter, "tried", lambda *arguments: tried)
@@ -255,6 +266,37 @@ def test_a_representation_is_measured_by_its_tokens(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, arguments)
     assert said.exit_code == 0, said.output
     assert "bright:" in said.output
+
+
+def test_tokens_of_any_tool_are_measured_as_a_models(tmp_path: Path) -> None:
+    folder, random = _folder(tmp_path / "data"), np.random.default_rng(0)
+    files = []
+    for side in open_segments(folder):
+        classes = np.stack([side.mask(number, 32)[3::8, 3::8] == 1 for number in range(len(side))])
+        tokens = classes.reshape(len(side), 16, 1) + random.normal(size=(len(side), 16, 3)) * 0.01
+        files.append(tmp_path / f"{len(side)}.npy")
+        np.save(files[-1], tokens)
+    settings = BenchSettings(cache=tmp_path / "cache", device="cpu", C=(1.0,))
+    (row,) = bench_segment(None, folder, settings, side=32, limit=8, features=(files[0], files[1]))
+    assert (row.representation, row.probe.n_train, row.probe.grid) == ("10", 8, (4, 4))
+    assert row.probe.miou > 90
+    arguments = ["segment", "--data", str(folder), "--side", "32", "--C", "1", "--features", str(files[0]), "--json"]
+    found = CliRunner().invoke(app, [*arguments, "--test-features", str(files[1]), "--limit", "8"])
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["rows"][0]["miou"] == row.probe.miou
+    assert "give both, or neither" in CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments).output
+    with pytest.raises(ValueError, match=r"6\.npy holds 6 rows; train has 10 images"):
+        bench_segment(None, folder, settings, features=(files[1], files[0]))
+
+
+def test_cropped_pictures_are_not_taken_for_whole_ones(tmp_path: Path) -> None:
+    """The dense probe sees middle squares of the files that other probes see whole."""
+    folder, pixels = _folder(tmp_path / "data", (2, 2)), PixelRepresentation("pixels:8", "8")
+    cache, found = FeatureCache(tmp_path / "cache"), []
+    for source in (SegmentSet(folder / "train"), FolderSet(folder / "train" / "images")):
+        part = Part(name="x", source=source, rows=np.arange(2), labels=np.zeros(2, np.int64))
+        found.append(cache.get(pixels, part, [DIGESTS])[DIGESTS])
+    assert not (found[0] == found[1]).all(axis=1).any()
 
 
 def test_values_at_the_edge_of_their_grid_are_logged_by_layer(

@@ -18,9 +18,10 @@ from tiny_model import picture, tiny_model, write_pictures
 from typer.testing import CliRunner
 
 from bigr_repr.checkpoints.pretrained import save
+from bigr_repr.datasets import FolderSet
 from bigr_repr.evaluate.data.class_matching import Classes, match_classes, read_aliases
 from bigr_repr.evaluate.data.feature_files import open_features
-from bigr_repr.evaluate.data.splits import open_data, transfer, with_features
+from bigr_repr.evaluate.data.splits import Part, open_data, transfer, with_features
 from bigr_repr.evaluate.probes.linear_probe import linear_probe
 from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.representations.pixels import PixelRepresentation
@@ -169,6 +170,27 @@ def test_features_stand_beside_models_on_the_same_rows(tmp_path: Path, settings:
         with_features(whole, tmp_path / "test.npy", tmp_path / "test.npy")
 
 
+def test_strips_show_the_images_whose_features_are_given(tmp_path: Path) -> None:
+    whole = open_data("digits")
+    for side, part in (("train", whole.train), ("test", whole.test)):
+        np.save(tmp_path / f"{side}.npy", np.eye(10, dtype=np.float32)[part.source.labels])
+    shared = ["--features", f"{tmp_path}/train.npy", "--test-features", f"{tmp_path}/test.npy"]
+    shared += ["--dataset", "digits", "--queries", "3", "-k", "2", "--device", "cpu", "--out"]
+    done = CliRunner().invoke(app, ["neighbors", *shared, str(tmp_path / "x.png")], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    with Image.open(tmp_path / "x.png") as sheet:
+        assert sheet.size == (72 * 3 + 8, (72 + 14) * 3 + 8)
+
+
+@pytest.mark.parametrize("command", ["finetune", "augmented-probe"])
+def test_commands_that_need_images_offer_no_features(command: str) -> None:
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, [command, "--dataset", "digits", "--features", "x.npy"])
+    assert done.exit_code == 2
+    assert "No such option" in done.output
+    bare = CliRunner(env={"COLUMNS": "200"}).invoke(app, [command])
+    assert "give --dataset, or both --train-on and --test-on" in bare.output
+
+
 # ---- labels and classes
 
 
@@ -236,6 +258,31 @@ def test_a_draw_uses_what_other_draws_computed(tmp_path: Path, monkeypatch: pyte
     fresh = FeatureCache(tmp_path / "other").get(pixels, other, ["pixels"])["pixels"]
     assert np.array_equal(found, fresh)
     assert len(seen) == 300 - shared
+
+
+def test_pictures_that_come_or_go_leave_the_features_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    pixels, cache, folder = PixelRepresentation("pixels:8", "8"), FeatureCache(tmp_path / "cache"), tmp_path / "in"
+    prepare = pixels.prepare
+    monkeypatch.setattr(pixels, "prepare", lambda image: (seen.append(image), prepare(image))[1])
+    for name in "bc":
+        write_pictures(folder / name, 4, first=ord(name))
+
+    def found() -> np.ndarray:
+        seen.clear()
+        whole = FolderSet(folder)
+        part = Part(name="in", source=whole, rows=np.arange(len(whole)), labels=whole.labels)
+        features = cache.get(pixels, part, ["pixels"])["pixels"]
+        assert np.array_equal(features, [pixels.prepare(whole.load(row)).reshape(-1) for row in part.rows])
+        return features
+
+    assert (found().shape[0], len(seen)) == (8, 8 + 8)
+    write_pictures(folder / "a", 2)  # before all others
+    assert (found().shape[0], len(seen)) == (10, 2 + 10)
+    next((folder / "b").iterdir()).unlink()
+    assert (found().shape[0], len(seen)) == (9, 0 + 9)
+    picture(7).save(next((folder / "c").iterdir()))  # another in the place of one
+    assert (found().shape[0], len(seen)) == (9, 1 + 9)
 
 
 def test_a_damaged_block_is_computed_again(

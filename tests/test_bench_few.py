@@ -122,6 +122,27 @@ def test_the_mean_per_class_counts_rare_classes_alike() -> None:
     assert mean_per_class(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1])) == 50
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            AttentiveProbe(queries=4, epochs=1, rates=(1e-3,)),
+            "attentive: 4 queries over 9 tokens, then linear, by AdamW, batch 160, 1 epoch, cosine; rate 0.001 given, "
+            "trained on all 160 training images",
+        ),
+        (
+            AttentiveProbe(queries=1, epochs=2, batch=32, rates=(1e-3, 1e-2)),
+            "attentive: 1 query over 9 tokens, then linear, by AdamW, batch 32, 2 epochs, cosine; 2 rates, chosen on a "
+            "held-out fifth (stratified), retrained on all 160 training images",
+        ),
+    ],
+)
+def test_the_attentive_probe_says_what_was_done(options: AttentiveProbe, said: str) -> None:
+    x, y = np.random.default_rng(0).normal(size=(200, 9, 4)).astype(np.float32), np.arange(200) % 2
+    (found,) = attentive_probe([x[:160]], y[:160], [x[160:]], y[160:], probe=options, device="cpu")
+    assert found.protocol == said
+
+
 def test_few_shots_are_of_every_class_and_their_draws_differ(tmp_path: Path) -> None:
     settings, data = BenchSettings(cache=tmp_path, device="cpu"), open_data("digits", limit=300, test_limit=200)
     rows = bench_few_shot("pixels:8", data, settings, shots=(1, 10), draws=3)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,15 +17,21 @@ from bigr_repr_cli.bench import app
 from tiny_model import tiny_model, write_pictures
 from typer.testing import CliRunner
 
+from bigr_repr.checkpoints.catalog import bundled_folders, read_config
 from bigr_repr.checkpoints.pretrained import save
+from bigr_repr.embed import embed_images
 from bigr_repr.evaluate.data.disclosure import trained_on
-from bigr_repr.evaluate.data.splits import open_data
+from bigr_repr.evaluate.data.splits import open_data, transfer
 from bigr_repr.evaluate.probes import logreg
+from bigr_repr.evaluate.probes.attentive import AttentiveProbe
 from bigr_repr.evaluate.probes.linear_probe import _logreg_words, linear_probe
 from bigr_repr.evaluate.probes.protocols import SgdProtocol, sgd_protocol
 from bigr_repr.evaluate.reports import plots
 from bigr_repr.evaluate.representations.hidden import Hidden
-from bigr_repr.evaluate.runs.bench import bench, unmeasured_neighbor
+from bigr_repr.evaluate.runs import stored
+from bigr_repr.evaluate.runs.attention import bench_attentive
+from bigr_repr.evaluate.runs.augmented import bench_augmented
+from bigr_repr.evaluate.runs.bench import BenchRow, bench, chosen_row, unmeasured_neighbor
 from bigr_repr.evaluate.runs.settings import BenchSettings
 
 SGD = SgdProtocol(name="sgd", optimizer="sgd", rates=(1e-6, 1e-5, 0.1), batch=32, epochs=4)
@@ -61,7 +70,10 @@ def test_a_choice_at_the_end_of_its_grid_is_said(blobs: tuple[Any, ...], caplog:
     assert found.edges == ("C=0.1 is the largest of its grid of 3",)
     assert "C=0.1 is the largest of its grid of 3; a better one may lie beyond" in caplog.text
     caplog.clear()
-    assert linear_probe(*blobs, grid=[1e-6, 1e-5, 1e-4]).edges == ()
+    tied = linear_probe(*blobs, grid=[1e-6, 1e-5, 1e-4])
+    assert tied.edges == ("C=1e-06 is the smallest of its grid of 3, and no better than 1e-05 beside it",)
+    assert "no better than 1e-05 beside it; a better one may lie beyond" in caplog.text
+    caplog.clear()
     assert linear_probe(*blobs, grid=[1e-6]).edges == ()  # there was no choice
     assert not caplog.text
     assert linear_probe(*blobs, protocol=SGD).edges == ("rate=0.1 is the largest of its grid of 3",)
@@ -161,6 +173,27 @@ def test_a_block_beside_the_best_that_was_not_measured_is_said(model: str, tmp_p
     assert unmeasured_neighbor(bench(model, data, settings, layers=None)) is None
 
 
+def test_a_block_beside_the_best_that_was_not_measured_is_in_the_records_of_every_probe(
+    model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = open_data("digits", limit=40, test_limit=10)
+    settings = BenchSettings(cache=tmp_path, protocol="mae", rates=(0.1, 0.2), device="cpu")
+    measures: dict[str, Callable[..., list[BenchRow]]] = {
+        "bench": partial(bench, neighbors=False), "augmented": partial(bench_augmented, epochs=1),
+        "attentive": partial(bench_attentive, probe=AttentiveProbe(queries=2, epochs=1)),
+    }  # fmt: skip
+    for name, measure in measures.items():
+        caplog.clear()
+        rows = measure(model, data, settings, layers=[1, 3])
+        said = unmeasured_neighbor(rows)
+        assert said, name
+        noted = [row for row in rows if said in row.record()["linear_probe"]["edges"]]
+        assert noted == [chosen_row(rows)], name
+        assert f"digits: {said}; a better one may lie beyond" in caplog.text, name
+        (alone,) = measure(model, data, settings, layers=[3])
+        assert "of those measured" not in str(alone.record()["linear_probe"]["edges"]), name
+
+
 def test_dinov2_measures_its_published_grid_of_blocks(model: str, tmp_path: Path) -> None:
     data = open_data("digits", limit=60, test_limit=20)
     settings = BenchSettings(cache=tmp_path, protocol="dinov2", rates=(0.1,), batch=16, device="cpu")
@@ -175,6 +208,21 @@ def test_dinov2_measures_its_published_grid_of_blocks(model: str, tmp_path: Path
     assert len(classes) == 4  # one block or four, with the mean beside the class token or without
     one, with_mean, four, four_with_mean = (row.probe.n_features for row in classes if row.probe)
     assert (with_mean, four, four_with_mean) == (2 * one, 4 * one, 5 * one)
+    said = "states after the network's final norm"
+    assert all(said in row.probe.protocol for row in classes if row.probe)
+    assert not any(said in row.probe.protocol for row in rows if row.probe)  # BiGR's states, as ever
+
+
+def test_the_published_grid_of_blocks_is_measured_on_crops_too(model: str, tmp_path: Path) -> None:
+    """The last block alone and four side by side differ in width: each trains in a run of its own."""
+    data = open_data("digits", limit=20, test_limit=10)
+    settings = BenchSettings(cache=tmp_path, protocol="dinov2", rates=(0.1,), batch=16, device="cpu")
+    rows = bench_augmented(model, data, settings, epochs=1)
+    assert [row.view.where for row in rows] == ["layer 3", "layers 0+1+2+3"]
+    (alone,) = bench_augmented(model, data, settings, epochs=1, layers=[3])
+    assert alone.probe is not None
+    assert rows[0].probe is not None
+    assert (alone.probe.predicted == rows[0].probe.predicted).all()
 
 
 # ---- what a model has seen
@@ -206,6 +254,49 @@ def test_a_model_without_classes_has_seen_no_labels(conditional: bool) -> None:
     config = dataclasses.replace(pre.config, training={"settings": {"conditional": conditional}})
     hidden = Hidden("m", dataclasses.replace(pre, config=config), torch.device("cpu"))
     assert hidden.labels_seen is conditional
+
+
+def _stored(name: str, weights_sha256: str) -> Any:
+    return SimpleNamespace(provenance={"model": name, "weights_sha256": weights_sha256})
+
+
+def _named(name: str) -> Any:
+    return SimpleNamespace(name=name, train=SimpleNamespace(name="train"), test=SimpleNamespace(name="test"))
+
+
+def test_embeddings_say_what_their_model_has_seen_if_it_is_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the weights that the record belongs to, which are not read: bundled, or in a folder of the model's name."""
+    monkeypatch.chdir(tmp_path)
+    bundled = str(read_config(bundled_folders()["bigr-tiny"])[1])
+    assert "images and labels" in str(stored._seen(_stored("bigr-tiny", bundled), _named("cifar10"))["trained_on"])
+    assert "cifar10: bigr-tiny was trained on this data set's images and labels" in caplog.text
+    assert stored._seen(_stored("bigr-tiny", bundled), _named("digits")) == {"trained_on": None}
+    assert stored._seen(_stored("bigr-tiny", "0" * 64), _named("cifar10")) == {"trained_on": None}
+    pre = tiny_model()
+    config = dataclasses.replace(pre.config, name="mine", training={"data": "Food-101"})
+    save(dataclasses.replace(pre, config=config), tmp_path / "mine")
+    mine = _stored("mine", str(read_config(tmp_path / "mine")[1]))
+    assert "images and labels" in str(stored._seen(mine, _named("food101"))["trained_on"])
+    for file in (tmp_path / "mine").glob("*.safetensors"):
+        file.unlink()
+    assert stored._seen(mine, _named("food101"))["trained_on"]
+    (tmp_path / "mine" / "config.json").write_text("{")
+    assert stored._seen(mine, _named("food101")) == {"trained_on": None}
+
+
+@pytest.mark.slow
+def test_embeddings_of_a_data_set_admit_what_its_images_do(tmp_path: Path) -> None:
+    for side in ("train", "test"):
+        for name in "ab":
+            write_pictures(tmp_path / "cifar10" / side / name, 3, first=ord(name) + len(side))
+        out = tmp_path / f"cifar10-{side}"
+        embed_images([str(tmp_path / "cifar10" / side)], out, model="bigr-tiny", labels_from_folders=True, device="cpu")
+    settings = BenchSettings(cache=tmp_path / "cache", k=(1,), device="cpu")
+    data = transfer(str(tmp_path / "cifar10-train"), str(tmp_path / "cifar10-test"))
+    (row,) = bench(None, data, settings, probe=False)
+    assert "images and labels" in row.record()["trained_on"]
 
 
 @pytest.mark.slow

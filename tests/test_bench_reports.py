@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bigr_repr_cli.bench import app
 from numpy.typing import NDArray
 from PIL import Image
 from tiny_model import tiny_model, write_pictures
+from typer.testing import CliRunner
 
 from bigr_repr.checkpoints.pretrained import save
 from bigr_repr.evaluate.data.splits import BenchData, Part, open_data
@@ -28,6 +30,7 @@ from bigr_repr.evaluate.reports.drawings import draw_cka, draw_confusion, draw_m
 from bigr_repr.evaluate.reports.inspection import cka, confusion, plane
 from bigr_repr.evaluate.representations.hidden import Hidden
 from bigr_repr.evaluate.runs import attention
+from bigr_repr.evaluate.runs import suite as suite_module
 from bigr_repr.evaluate.runs.attention import bench_attentive
 from bigr_repr.evaluate.runs.bench import bench, bench_retrieval
 from bigr_repr.evaluate.runs.extraction import extract_together, features_of
@@ -128,6 +131,7 @@ def test_a_report_admits_what_weakens_its_figures(records: list[dict[str, Any]])
     records[0]["linear_probe"]["edges"] = ["of a layer that was not chosen"]
     records[4] |= {"test_images_in_train": 7, "machine": records[4]["machine"] | {"gpu": "H200"}}
     records[5]["model"] |= {"weights_seed": 3}
+    records[4]["model"] |= {"checkpoint": "w.pth: 3 tensors in order (a → b), 2 left over"}
     said = report._provenance(records)
     assert "net on d: C=10 is the largest; a better one may lie beyond." in said
     assert "net on d: 69.0..71.0 is 95 % of the mean over seeds, by Student's t." in said
@@ -136,6 +140,7 @@ def test_a_report_admits_what_weakens_its_figures(records: list[dict[str, Any]])
     assert "e: 7 test images are training images too." in said
     assert "pixels: pixels, SHA-256 pixels-sum, weights drawn with seed 3." in said
     assert any("GPU H200" in line for line in said)
+    assert any("weights of w.pth: 3 tensors in order (a → b), 2 left over" in line for line in said)
     records[5]["model"]["model_sha256"] = None
     assert not any("pixels-sum" in line for line in report._provenance(records))
 
@@ -155,6 +160,27 @@ def test_a_report_is_six_files_or_seven_with_a_sweep(records: list[dict[str, Any
 def test_a_bar_in_a_name_does_not_break_the_table(records: list[dict[str, Any]]) -> None:
     assert "| d | a\\|b |" in report.markdown_table([_record("d", "a|b", 1, 50.0)])
     assert report._markdown_lines(["h|", "n"], [["w", "1"]]) == "| h\\| | n |\n|---|---:|\n| w | 1 |"
+
+
+def test_a_terminal_of_80_columns_shows_every_number(
+    records: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "timm:vit_small_patch16_224.dino?checkpoint=/data/weights/dino_deitsmall16_pretrain.pth"
+    records += [_record("tiny-imagenet → cifar10", long, 12, 87.0, trained_on="x")]
+    plan = SimpleNamespace(name="s", limited=lambda *given: plan)
+    monkeypatch.setattr(suite_module, "read_suite", lambda *given, **named: plan)
+    monkeypatch.setattr(suite_module, "run_suite", lambda *given: records)
+    monkeypatch.setattr(report, "write_reports", lambda *given: [tmp_path / "s.md"])
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["suite", "s.yaml", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == "d"
+    assert lines[2].split() == ["net", "2", "70.0", "±", "2.5", "90.0", "62.0"]
+    assert max(map(len, lines[:-1])) <= 80
+    assert lines[-5].split()[-5:] == ["87.0", "±", "2.5", "107.0", "79.0"]
+    assert "".join(line.split(" ")[0] for line in lines[-5:-3]) == long
+    assert lines[-2] == "† trained on images of this data set, as its training record says"
+    assert lines[-1] == f"reports: {tmp_path}/s.md"
 
 
 # ---- plots
@@ -480,7 +506,7 @@ def test_one_picture_is_of_one_layer_and_strips_are_of_images(
     for draw in (draw_map, draw_neighbors, draw_confusion):
         with pytest.raises(ValueError, match="2 layers would need 2 pictures; choose one layer"):
             draw("pixels:4", photos, settings, tmp_path / "x.png", layers=[1, 2])
-    with pytest.raises(ValueError, match="holds embeddings, not images; strips need the images"):
+    with pytest.raises(ValueError, match="holds features without their images, which strips show"):
         drawings._loader(dataclasses.replace(photos.test, source=object()))
 
 
@@ -562,7 +588,7 @@ def test_an_attentive_probe_reads_the_tokens_of_every_layer(
     model = str(save(tiny_model(), tmp_path / "model"))
     asked: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    first, second = (SimpleNamespace(edges=(), place=place) for place in (1, 2))
+    first, second = (SimpleNamespace(edges=(), held_out_top1=None, place=place) for place in (1, 2))
 
     def probed(*given: Any, **more: Any) -> list[SimpleNamespace]:
         asked.append((given, more))

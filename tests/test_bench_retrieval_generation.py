@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from bigr_repr.checkpoints.pretrained import save
 from bigr_repr.codes import to_bytes
 from bigr_repr.datasets import open_images
 from bigr_repr.evaluate.metrics import label_retrieval as label_retrieval_module
+from bigr_repr.evaluate.metrics.generation import frechet_distance
 from bigr_repr.evaluate.metrics.label_retrieval import Collection, RetrievalRow, label_retrieval
 from bigr_repr.evaluate.metrics.rabitq import rabitq
 from bigr_repr.evaluate.metrics.ranking import retrieval
@@ -168,6 +171,31 @@ def test_generation_command_reads_what_generate_writes(model: str, tmp_path: Pat
     write_pictures(tmp_path / "other", 8, first=100)
     other = json.loads(_run("generation", str(tmp_path / "other"), "--real", str(tmp_path / "small"), *options))
     assert other["frechet_distance"] > same["frechet_distance"]
+
+
+def test_features_of_any_network_are_compared(tmp_path: Path) -> None:
+    real, drawn = np.random.default_rng(0).normal(size=(2, 40, 5))
+    np.savez(tmp_path / "real.npz", features=real)
+    np.save(tmp_path / "drawn.npy", drawn)
+    sides = f"features:{tmp_path}/drawn.npy", f"features:{tmp_path}/real.npz"
+    found = json.loads(_run("generation", sides[0], "--real", sides[1], "--json"))
+    assert found["frechet_distance"] == pytest.approx(frechet_distance(real, drawn))
+    assert (found["extractor"], found["n_real"], found["n_generated"]) == ("real", 40, 40)
+    assert [Path(file).name for file in found["model"]["files"]] == ["real.npz", "drawn.npy"]
+    table = _run("generation", sides[0], "--real", sides[1], "--format", "csv", "--model", "clip")
+    (line,) = csv.DictReader(io.StringIO(table))
+    assert line["features"] == "clip"
+    assert float(line["Fréchet distance"]) == found["frechet_distance"]
+    write_pictures(tmp_path / "photos", 4)
+    for arguments, said in (
+        ([sides[0], "--real", f"{tmp_path}/photos"], "one side has features and the other images"),
+        ([f"{tmp_path}/drawn.npy", "--real", f"{tmp_path}/photos"], f"give features:{tmp_path}/drawn.npy"),
+        ([f"{tmp_path}/real.npz", "--real", f"{tmp_path}/photos"], f"give features:{tmp_path}/real.npz"),
+        ([sides[0], "--real", sides[1], "--layer", "1"], "no layer"),
+    ):
+        assert said in str(CliRunner().invoke(app, ["generation", *arguments]).exception)
+    several = CliRunner(env={"COLUMNS": "400"}).invoke(app, ["generation", sides[0], "--real", sides[1], "--real", "x"])
+    assert "features are given as one file" in several.output
 
 
 @pytest.mark.parametrize(

@@ -328,7 +328,9 @@ def test_reports_say_what_was_found_and_how(model: str, file: Path, tmp_path: Pa
     sweep = [row for row in rows if row["representation"] == model]
     best = max(sweep, key=lambda row: row["linear_probe"]["held_out_top1"])
     text, page = (out / "tried.md").read_text(), (out / "tried.html").read_text()
-    assert f"| {model} | {best['layer']} | {best['linear_probe']['top1']:.1f} ±" in done.stdout
+    assert f"| {model} | {best['layer']} | {best['linear_probe']['top1']:.1f} ±" in text
+    shown = f"{best['linear_probe']['top1']:.1f} ±"
+    assert any(f" {best['layer']} " in line and shown in line for line in done.stdout.splitlines())
     for part in (best["model"]["model_sha256"], "seeds 0", "120 of 1,198 (stratified, seed 0)", "logreg", "cores"):
         assert part in text
         assert part in page

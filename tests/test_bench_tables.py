@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 from bigr_repr_cli.bench import app
-from tiny_model import write_pictures
+from tiny_model import tiny_model, write_pictures
 from typer.testing import CliRunner
 
+from bigr_repr.checkpoints.pretrained import save
 from bigr_repr.evaluate.runs.bench import _rounded
 
 
@@ -69,6 +72,44 @@ def test_an_interval_is_two_columns_for_spreadsheets(data: list[str]) -> None:
     (line,) = csv.DictReader(io.StringIO(said("linear-probe", "--C", "1", *data, "--format", "csv")))
     assert float(line["95 % low"]) <= float(line["top-1"]) <= float(line["95 % high"])
     assert r"95 \% &" in said("linear-probe", "--C", "1", *data, "--format", "latex")
+
+
+def test_the_mean_over_classes_is_in_every_form(data: list[str]) -> None:
+    command = ["linear-probe", "--C", "1", *data]
+    (row,) = json.loads(said(*command, "--json"))["rows"]
+    mean = row["linear_probe"]["mean_per_class"]
+    (line,) = csv.DictReader(io.StringIO(said(*command, "--format", "csv")))
+    assert float(line["mean per class"]) == pytest.approx(mean, abs=1e-6)
+    head, cells = [
+        text.removesuffix(r" \\").split(" & ")
+        for text in said(*command, "--format", "latex").splitlines()
+        if "&" in text
+    ]
+    assert cells[head.index("mean per class")] == f"{mean:.2f}"
+    assert "mean per class" not in said(*command)  # the terminal has it below the table, where it differs
+
+
+def test_the_table_says_how_a_file_of_weights_was_matched(tmp_path: Path) -> None:
+    state = timm.create_model("test_efficientnet", pretrained=False).state_dict()
+    torch.save({f"_{i}": value for i, value in enumerate(state.values()) if value.ndim}, tmp_path / "other.pth")
+    shared = ["--model", f"timm:test_efficientnet?checkpoint={tmp_path}/other.pth", "--dataset", "digits"]
+    shared += ["--test-limit", "10", "--cache", str(tmp_path / "cache"), "--device", "cpu"]
+    for command in (["knn", "--limit", "20", "-k", "1"], ["clusters"]):
+        text = " ".join(said(*command, *shared).split())
+        assert "features: weights of other.pth: " in text
+        assert "in order (_0 → conv_stem.weight), 2 left over" in text
+
+
+@pytest.mark.parametrize("command", ["knn", "attentive-probe", "clusters"])
+def test_every_block_can_be_named_at_once(command: str, tmp_path: Path) -> None:
+    model = str(save(tiny_model(), tmp_path / "model"))
+    given = [command, "--dataset", "digits", "--test-limit", "10", "--model", model, "--device", "cpu"]
+    given += ["--cache", str(tmp_path / "cache"), *([] if command == "clusters" else ["--limit", "20"])]
+    given += ["--epochs", "1", "--rates", "1e-3", "--queries", "2"] if command == "attentive-probe" else []
+    given += ["-k", "1"] if command == "knn" else []
+    rows = json.loads(said(*given, "--layer", "all", "--json"))["rows"]
+    assert [row["layer"] for row in rows] == [0, 1, 2, 3]
+    assert CliRunner().invoke(app, [*given, "--layer", "all,1"]).exit_code == 2  # it stands alone
 
 
 def test_two_forms_at_once_are_refused(data: list[str]) -> None:

@@ -168,10 +168,21 @@ def test_crops_of_an_epoch_are_always_the_same_and_of_others_not(
 def test_the_command_names_its_protocol(model: str, photos: str, tmp_path: Path) -> None:
     arguments = ["augmented-probe", "--model", model, "--dataset", photos, "--layer", "2", "--epochs", "2"]
     arguments += ["--cache", str(tmp_path), "--device", "cpu", "--json"]
-    said = CliRunner().invoke(app, [*arguments, "--protocol", "mae"])
+    said = CliRunner().invoke(app, arguments)
     assert said.exit_code == 0, said.output
-    assert "2 steps" in json.loads(said.stdout)["rows"][0]["linear_probe"]["protocol"]
-    assert "use mae, mage or dinov2" in str(CliRunner().invoke(app, arguments).exception)
+    protocol = json.loads(said.stdout)["rows"][0]["linear_probe"]["protocol"]
+    assert protocol.startswith("mae: ")
+    assert "2 steps" in protocol
+
+
+def test_the_augmented_probe_refuses_a_protocol_on_fixed_features_before_it_reads_data(
+    photos: str, settings: BenchSettings
+) -> None:
+    wrong = CliRunner().invoke(app, ["augmented-probe", "--dataset", "no-such-data", "--protocol", "logreg"])
+    assert wrong.exit_code == 2
+    assert "is not one of" in wrong.output
+    with pytest.raises(ValueError, match="use mae, mage or dinov2"):
+        bench_augmented("no-such-model", open_data(photos), settings, layers=[1])
 
 
 # ---- fine-tuning

@@ -15,21 +15,61 @@ from PIL import Image
 from tiny_model import picture
 from typer.testing import CliRunner
 
-from bigr_repr.evaluate.representations.backbone import Backbone, States, states_of
+from bigr_repr.evaluate.representations.backbone import Backbone, States, final_norm, states_of
 from bigr_repr.evaluate.representations.base import Reading, View
 from bigr_repr.evaluate.representations.open import open_representation
 
 
 @pytest.mark.parametrize("ending", ["", ".mirror"])
 def test_a_transformer_is_measured_by_its_last_class_tokens_with_and_without_the_mean(ending: str) -> None:
-    """DINO's protocol: the class token of the last block or of the last four, alone or beside the mean of the last."""
+    """DINOv2's protocol: the class token of the last block or of the last four, alone or beside the mean of the last,
+    after the final norm.
+    """
     backbone = open_representation("timm:test_vit?random", device="cpu")
     views = backbone.official_views(Reading(mirror=bool(ending)))
+    ending = f".normed{ending}"
     mean = f"layer-5{ending}"
     one, four = [f"layer-5.cls{ending}"], [f"layer-{block}.cls{ending}" for block in (2, 3, 4, 5)]
     assert [list(view.items) for view in views] == [one, [*one, mean], four, [*four, mean]]
     assert [view.item for view in views] == ["+".join(view.items) for view in views]
     assert backbone.official_views(Reading(pool="max")) != views
+    assert all("final norm" in view.words for view in views)
+
+
+def test_states_after_the_final_norm_are_as_timm_gives_them() -> None:
+    backbone = open_representation("timm:test_vit?random", device="cpu")
+    network: Any = backbone.network  # type: ignore[attr-defined]
+    torch.nn.init.normal_(network.norm.weight)
+    batch = [backbone.prepare(picture(number)) for number in range(3)]
+    items = ["layer-2.cls.normed", "layer-2.normed", "layer-2.max.normed", "layer-2", "layer-4.cls.normed.mirror"]
+    found = backbone.arrays(batch, items)
+    options = {"indices": [2, 4], "norm": True, "output_fmt": "NLC", "return_prefix_tokens": True}
+    options["intermediates_only"] = True
+    with torch.no_grad():
+        x = torch.from_numpy(np.stack(batch))
+        ((tokens, prefix), (_, last)) = network.forward_intermediates(x, **options)
+        (_, (_, mirrored)) = network.forward_intermediates(x.flip(-1), **options)
+    np.testing.assert_allclose(found["layer-2.cls.normed"], prefix[:, 0], atol=1e-5)
+    np.testing.assert_allclose(found["layer-2.normed"], tokens.mean(dim=1), atol=1e-5)
+    np.testing.assert_allclose(found["layer-2.max.normed"], tokens.amax(dim=1), atol=1e-5)
+    np.testing.assert_allclose(found["layer-4.cls.normed.mirror"], (last + mirrored)[:, 0] / 2, atol=1e-5)
+    assert not np.allclose(found["layer-2"], found["layer-2.normed"], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("norm", "widths", "found"),
+    [
+        (torch.nn.LayerNorm(4), [4, 4], True),
+        (torch.nn.LayerNorm(4), [2, 4], False),  # of a network whose stages widen
+        (torch.nn.Identity(), [4, 4], False),
+        (torch.nn.BatchNorm1d(4), [4, 4], False),  # not of one token by itself
+    ],
+)
+def test_the_final_norm_is_one_of_the_tokens_of_every_block(
+    norm: torch.nn.Module, widths: list[int], found: bool
+) -> None:
+    for name in ("norm", "layernorm", "post_layernorm", "ln_post"):
+        assert (final_norm(types.SimpleNamespace(**{name: norm}), widths) is norm) == found
 
 
 def test_parts_are_set_side_by_side_in_their_order() -> None:
@@ -147,7 +187,7 @@ def test_a_folder_of_transformers_is_read_as_its_library_reads_it(tmp_path: Path
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     whole.save_pretrained(tmp_path)
     name = f"transformers:{tmp_path}"
-    found = _computed(name, ["layer-1.tokens", "layer-1.cls", "layer-2", "pooled"])
+    found = _computed(name, ["layer-1.tokens", "layer-1.cls", "layer-2", "pooled", "layer-2.cls.normed"])
     pixels = transformers.AutoImageProcessor.from_pretrained(tmp_path)(
         images=[picture(number).convert("RGB") for number in range(3)], return_tensors="pt"
     )
@@ -156,6 +196,7 @@ def test_a_folder_of_transformers_is_read_as_its_library_reads_it(tmp_path: Path
     np.testing.assert_allclose(found["layer-1.tokens"], own.hidden_states[2][:, 1:].half(), atol=1e-2)
     np.testing.assert_allclose(found["layer-1.cls"], own.hidden_states[2][:, 0], atol=1e-5)
     np.testing.assert_allclose(found["layer-2"], own.hidden_states[3][:, 1:].mean(1), atol=1e-5)
+    np.testing.assert_allclose(found["layer-2.cls.normed"], own.last_hidden_state[:, 0], atol=1e-5)
     # The pooler was not trained: the class token stands for it.
     np.testing.assert_allclose(found["pooled"], own.last_hidden_state[:, 0], atol=1e-5)
     first, second = (_computed(f"{name}?random", ["pooled"], seed)["pooled"] for seed in (0, 1))
@@ -175,10 +216,15 @@ def test_an_image_tower_of_open_clip_is_read_as_its_library_reads_it(tmp_path: P
     torch.manual_seed(0)
     network, _, transform = open_clip.create_model_and_transforms("tiny-clip", load_weights=False)
     torch.save(network.state_dict(), tmp_path / "clip.pt")
-    found = _computed(f"open_clip:tiny-clip?checkpoint={tmp_path / 'clip.pt'}", ["pooled", "layer-0", "layer-2.cls"])
+    items = ["pooled", "layer-0", "layer-2.cls", "layer-1.cls.normed"]
+    found = _computed(f"open_clip:tiny-clip?checkpoint={tmp_path / 'clip.pt'}", items)
     x = torch.stack([transform(picture(number).convert("RGB")) for number in range(3)])
     with torch.no_grad():
         np.testing.assert_allclose(found["pooled"], network.eval().encode_image(x), atol=1e-5)
+        normed = network.visual.forward_intermediates(
+            x, indices=[1], normalize_intermediates=True, intermediates_only=True, output_extra_tokens=True
+        )
+    np.testing.assert_allclose(found["layer-1.cls.normed"], normed["image_intermediates_prefix"][0][:, 0], atol=1e-5)
     assert found["layer-0"].shape == found["layer-2.cls"].shape == (3, 64)
     assert not np.allclose(found["layer-0"], found["layer-2.cls"])
     assert not np.allclose(found["pooled"], _computed("open_clip:tiny-clip?random", ["pooled"], 1)["pooled"])

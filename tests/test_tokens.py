@@ -235,7 +235,7 @@ def test_the_picture_shows_the_views_of_every_image(
     ("at", "layers", "count", "said"),
     [
         ((1.0, 0.5), [1], 1, r"at=\(1.0, 0.5\) must lie in \[0, 1\)"), ((0.5, -0.1), [1], 1, "must lie in"),
-        ((0.0, 0.0), [], 1, "layers must name a block"), ((0.0, 0.0), [1], 0, r"0 images; a picture of tokens takes"),
+        ((0.0, 0.0), [], 1, r"layers=\[\] is empty"), ((0.0, 0.0), [1], 0, r"0 images; a picture of tokens takes"),
         ((0.0, 0.0), [1], 33, "33 images"),
     ],
 )  # fmt: skip

@@ -23,6 +23,7 @@ class FolderSet(ImageSet):
     """All images under a folder; if every image is in a subfolder, the first-level names are the classes."""
 
     def __init__(self, folder: PathLike) -> None:
+        self.folder = Path(folder).absolute()
         found = sorted(find_images([os.fspath(folder)]), key=lambda source: source.path)
         self.files = [source.file for source in found]
         parts = [Path(source.path).parts for source in found]

@@ -19,13 +19,15 @@ def pool_tokens(states: Tensor, pool: str, grid: tuple[int, int] | None = None) 
     """Hidden states (B, N, D) -> (B, D), or (B, 2 D) for "avg+max", or (B, 4 D) for "grid2".
 
     "grid2" concatenates the means over the four quarters of the picture, row-major. grid: (h, w), h * w = N; None: a
-    square. Raises ValueError for an unknown pool, or tokens that do not make such a grid.
+    square. Raises ValueError for an unknown pool, no tokens, or tokens that do not make such a grid.
     """
     import torch
     import torch.nn.functional as F
 
     if pool not in POOLS:
         raise ValueError(f"pool={pool!r} is unknown; choose one of {', '.join(POOLS)}")
+    if not states.shape[1]:
+        raise ValueError(f"states have shape {tuple(states.shape)}; there are no tokens to pool")
     if pool == "grid2":
         side = round(states.shape[1] ** 0.5)
         height, width = grid or (side, side)

@@ -66,7 +66,7 @@ def open_features(path: PathLike, labels: PathLike | None = None) -> FeatureSet:
     """
     file, name = _split(path)
     arrays = read_arrays(file)
-    features = _pick(file, arrays, name, _FEATURES, lambda array: array.ndim in (2, 3) and array.dtype.kind in "biuf")
+    features = _pick(file, arrays, name, _FEATURES, _is_features)
     if features is None:
         raise ValueError(f"{file} holds no features: numbers (n, D) or (n, N, D) are needed, it holds {arrays.words()}")
     found = _labels_in(labels) if labels is not None else _pick(file, arrays, "", _LABELS, _is_label, only_named=True)
@@ -123,6 +123,10 @@ def _labels_in(path: PathLike) -> NDArray[Any]:
         remedy = "save whole numbers, or names with dtype=str"
         raise ValueError(f"{file} holds no labels: {wanted}, it holds {arrays.words()}; {remedy}")
     return found
+
+
+def _is_features(array: NDArray[Any]) -> bool:
+    return array.ndim in (2, 3) and 0 not in array.shape[1:] and array.dtype.kind in "biuf"
 
 
 def _is_label(array: NDArray[Any]) -> bool:

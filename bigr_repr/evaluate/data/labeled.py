@@ -42,23 +42,25 @@ def labeled(name: str, features: ArrayLike, labels: ArrayLike | None) -> Labeled
         raise ValueError(f"{name} labels have shape {y.shape} and dtype {y.dtype}; expected whole numbers (n,)")
     if len(x) != len(y):
         raise ValueError(f"{name}: {len(x)} rows of features but {len(y)} labels; give one label per row")
-    if x.dtype.kind == "f":
-        bad = np.flatnonzero(~np.isfinite(x.sum(axis=1, dtype=np.float64)))
-        if len(bad):
-            raise ValueError(
-                f"{name} features: {len(bad)} of {len(x)} rows are not finite (the first is row {bad[0]}); "
-                "leave those rows out, or extract them again in float32"
-            )
-        _check_range(name, x)
+    check_finite(name, x, np.arange(len(x)))
     return Labeled(name, x, y.astype(np.int64))
 
 
-def _check_range(name: str, features: NDArray[Any]) -> None:
+def check_finite(name: str, features: NDArray[Any], rows: NDArray[np.int64]) -> None:
+    """Raises ValueError for numbers (n, D) that are not finite, or not in float32; rows (n,): their numbers to name."""
+    if features.dtype.kind != "f":
+        return
+    bad = np.flatnonzero(~np.isfinite(features.sum(axis=1, dtype=np.float64)))
+    if len(bad):
+        raise ValueError(
+            f"{name} features: {len(bad)} of {len(rows)} rows are not finite (the first is row {rows[bad].min()}); "
+            "leave those rows out, or extract them again in float32"
+        )
     most = float(np.finfo(np.float32).max)
     if features.dtype.itemsize > 4 and len(bad := np.flatnonzero(_largest(features) > most)):
         raise ValueError(
-            f"{name} features: {len(bad)} of {len(features)} rows hold numbers above {most:.2g}, float32's largest "
-            f"(the first is row {bad[0]}); scale the features down, or leave those rows out"
+            f"{name} features: {len(bad)} of {len(rows)} rows hold numbers above {most:.2g}, float32's largest "
+            f"(the first is row {rows[bad].min()}); scale the features down, or leave those rows out"
         )
 
 

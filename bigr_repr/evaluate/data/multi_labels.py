@@ -38,6 +38,8 @@ def read_multi_labels(files: tuple[PathLike, PathLike]) -> tuple[MultiLabels, Mu
     if isinstance(train, np.ndarray) or isinstance(test, np.ndarray):
         raise ValueError(f"{files[0]} and {files[1]}: one holds names and the other numbers; use one kind")
     names = tuple(sorted({name for line in train for name in line}))
+    if not names:
+        raise ValueError(f"{files[0]} names no class; give comma-separated class names, a line per image")
     if strange := sorted({name for line in test for name in line} - {*names}):
         raise ValueError(f"{files[1]} names {strange[0]!r}, which no training image has; leave it out, or add images")
     sides = (np.array([[name in line for name in names] for line in lines], np.int8) for lines in (train, test))

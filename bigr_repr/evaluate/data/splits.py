@@ -41,13 +41,15 @@ Labels = NDArray[np.int64]
 class Part:
     """The training or test side: `rows` of a source, with labels (n,) int64.
 
-    `name` is used in messages; `record` describes it and the drawn rows in plain data, for reports.
+    `name` is used in messages; `record` describes it and the drawn rows in plain data, for reports; `images`: those
+    that a source of features stands for, if known.
     """
 
     name: str
     source: BenchSource
     rows: Rows
     labels: Labels
+    images: ImageSet | None = None
     class_names: tuple[str, ...] = ()
     class_ids: tuple[str, ...] = ()
     record: dict[str, Any] = field(default_factory=dict)
@@ -142,7 +144,7 @@ def transfer(
 
 
 def with_features(data: BenchData, train: PathLike, test: PathLike | None = None) -> BenchData:
-    """The same rows and labels, with features from files instead of images.
+    """The same rows and labels, with features from files instead of images; `Part.images` keeps these.
 
     train, test: features (see `feature_files`) of all images of each side's source, in its order; test: None if both
     sides come from one source. Raises ValueError if the number of rows differs.
@@ -161,7 +163,8 @@ def _with_file(part: Part, file: FeatureSet) -> Part:
         raise ValueError(
             f"{file.files[0]} holds {len(file)} rows; {part.name} has {count} images; one row per image is needed"
         )
-    return dataclasses.replace(part, source=file)
+    images = part.source if isinstance(part.source, ImageSet) else part.images
+    return dataclasses.replace(part, source=file, images=images)
 
 
 # ---- sides

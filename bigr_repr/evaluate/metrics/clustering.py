@@ -47,11 +47,13 @@ class Structure:
 def structure(features: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Structure:
     """Measure features (n, D), numbers, with labels (n,), integers. seed: of k-means' starts and of the pairs.
 
-    Raises ValueError for features and labels that do not fit, or a single class.
+    Raises ValueError for features and labels that do not fit, a single class, or a seed outside 0..2**31 - 1.
     """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    data = labeled("features", features, labels)
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed={seed} must lie in 0..{2**31 - 1}")
+    data = labeled("test", features, labels)
     check_lengths(data)
     classes, truth = np.unique(data.labels, return_inverse=True)
     if len(classes) < 2:

@@ -9,7 +9,6 @@ and all train in one run. Knows no images, splits or files.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -228,7 +227,6 @@ def _result(
 ) -> LinearProbe:
     rate = options.rates[chosen]
     edge = edge_of("rate", rate, scores, len(options.rates))
-    settings = dataclasses.replace(options, rates=(rate,))
     held_out = None if math.isnan(scores[rate]) else scores[rate]
     return LinearProbe(
         top1=accuracy(ranked, truth, 1), top5=accuracy(ranked, truth, 5), interval=bootstrap(ranked[:, 0] == truth),
@@ -236,7 +234,17 @@ def _result(
         settings=({"rate": rate},), n_train=shape[1], n_test=len(truth), n_features=shape[3],
         n_classes=len(np.unique(truth)), seeds=(seed,), edges=() if edge is None else (edge,),
         mean_per_class=mean_per_class(ranked[:, 0], truth), predicted=ranked[:, 0],
-        protocol=f"attentive: {settings.queries} queries over {shape[2]} tokens, then linear, by AdamW, batch "
-        f"{settings.batch}, {settings.epochs} epochs, cosine; {len(options.rates)} rates, chosen on a held-out fifth "
-        f"(stratified), retrained on all {shape[1]} training images",
+        protocol=_words(options, shape[1], shape[2]),
     )  # fmt: skip
+
+
+def _words(options: AttentiveProbe, images: int, tokens: int) -> str:
+    """The method in words, as of its training on so many images."""
+    epochs = f"{options.epochs} epoch{'' if options.epochs == 1 else 's'}"
+    choice = f"{len(options.rates)} rates, chosen on a held-out fifth (stratified), retrained"
+    if len(options.rates) == 1:
+        choice = f"rate {options.rates[0]:g} given, trained"
+    return (
+        f"attentive: {options.queries} quer{'y' if options.queries == 1 else 'ies'} over {tokens} tokens, then linear, "
+        f"by AdamW, batch {min(options.batch, images)}, {epochs}, cosine; {choice} on all {images} training images"
+    )

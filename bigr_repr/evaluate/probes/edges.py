@@ -11,16 +11,16 @@ _log = logging.getLogger(__name__)
 
 
 def edge_of(name: str, chosen: float, scores: Mapping[float, float], count: int) -> str | None:
-    """A note if a value chosen from a grid of `count` is its smallest or largest, and better than its neighbor.
+    """A note if a value chosen from a grid of `count` is its smallest or largest.
 
     scores: of the tried values, larger is better.
     """
     tried = sorted(scores)
     if count == 1 or chosen not in (tried[0], tried[-1]) or (chosen == tried[-1] and len(tried) < count):
         return None
-    if scores[tried[1] if chosen == tried[0] else tried[-2]] == scores[chosen]:
-        return None  # no better than within the grid
-    return f"{name}={chosen:g} is the {'smallest' if chosen == tried[0] else 'largest'} of its grid of {count}"
+    end, neighbor = ("smallest", tried[1]) if chosen == tried[0] else ("largest", tried[-2])
+    tie = f", and no better than {neighbor:g} beside it" if scores[neighbor] == scores[chosen] else ""
+    return f"{name}={chosen:g} is the {end} of its grid of {count}{tie}"
 
 
 def warn_of_edges(where: object, edges: Iterable[str | None]) -> None:

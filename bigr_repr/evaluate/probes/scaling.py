@@ -28,11 +28,22 @@ def scaling_of(features: NDArray[Any]) -> Scaling:
 
 
 def standardize(features: NDArray[Any], scaling: Scaling, device: torch.device) -> Tensor:
-    """(features - mean) / deviation as float32 on a device."""
+    """(features - mean) / deviation as float32 on a device.
+
+    Raises ValueError if a number is beyond float32, as where a column hardly varied in the rows that scaling is of.
+    """
     mean, deviation = scaling
     x = torch.empty(features.shape, device=device)
     rows = max(1, _BLOCK // features.shape[1])
     for start in range(0, len(features), rows):
         block = (features[start : start + rows] - mean) / deviation
-        x[start : start + rows] = torch.from_numpy(block.astype(np.float32))
+        with np.errstate(over="ignore"):
+            scaled = block.astype(np.float32)
+        if not np.isfinite(scaled).all():
+            column = int(np.flatnonzero(~np.isfinite(scaled).all(axis=0))[0])
+            raise ValueError(
+                f"features: column {column} has numbers beyond float32's largest after division by its standard "
+                f"deviation in training, {deviation[column]:.3g}; leave the column out, or scale it"
+            )
+        x[start : start + rows] = torch.from_numpy(scaled)
     return x

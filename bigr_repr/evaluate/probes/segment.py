@@ -70,7 +70,7 @@ def segment_probe(
     used as given. seed: of the held-out part, and of the token sample if there are too many.
 
     Raises ValueError for tokens that do not form a square or are not finite, other shapes, too few images to hold any
-    out for a choice among several C, or fewer than two training classes.
+    out for a choice among several C, fewer than two training classes, or masks without any class.
     """
     side = _grid_side("train", train_tokens, train_masks)
     _grid_side("test", test_tokens, test_masks)
@@ -99,6 +99,8 @@ def _grid_side(name: str, tokens: NDArray[Any], masks: NDArray[np.uint8]) -> int
     if tokens.ndim != 3 or side**2 != tokens.shape[1] or len(tokens) != len(masks):
         shapes = f"{tokens.shape} and {masks.shape}"
         raise ValueError(f"{name} tokens and masks have shapes {shapes}; expected (n, h * h, D) and (n, S, S)")
+    if (masks == IGNORED).all():
+        raise ValueError(f"no pixel of the {len(masks)} {name} masks has a class (all are {IGNORED}); add other masks")
     return side
 
 

@@ -163,9 +163,11 @@ def _single(features: BenchFeatures) -> View:
 
 def _loader(part: Part) -> Any:
     """The image of a row of a part."""
-    source = part.source
+    source = part.source if part.images is None else part.images
     if not isinstance(source, ImageSet):
-        raise ValueError(f"{part.name} holds embeddings, not images; strips need the images")
+        raise ValueError(
+            f"{part.name} holds features without their images, which strips show; name the images too, as dataset"
+        )
 
     def load(place: int) -> Image.Image:
         return source.load(int(part.rows[place]))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from bigr_repr.evaluate.runs.bench import BenchRow
 
+_log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _NAMED: Final = 200  # maximum number of classes named
 _LINES: Final = 30  # per column of a legend
@@ -36,14 +39,24 @@ def pyplot() -> Any:
 
 
 def plain_text(plot: Callable[_P, None]) -> Callable[_P, None]:
-    """The same function, in whose plots a `$` is one and does not begin a formula: names may hold any character."""
+    """The same function, in whose plots a `$` is one and does not begin a formula: names may hold any character.
+
+    Logs one warning for all characters that the font lacks, instead of matplotlib's for each.
+    """
 
     @functools.wraps(plot)
     def plotted(*args: _P.args, **named: _P.kwargs) -> None:
         import matplotlib as mpl
 
-        with mpl.rc_context({"text.parse_math": False}):
+        with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
             plot(*args, **named)
+        glyphs = [each for each in found if str(each.message).startswith("Glyph ")]
+        lost = dict.fromkeys(chr(int(str(each.message).split()[1])) for each in glyphs)
+        if lost:
+            _log.warning("plots show boxes in place of %s, which their font lacks", " ".join(lost))
+        for each in (each for each in found if each not in glyphs):
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
     return plotted
 

@@ -15,14 +15,16 @@ from bigr_repr.evaluate.runs.features import how_read
 from bigr_repr.system.files import replacing
 from bigr_repr.system.pages import data_url, render
 
-__all__ = ["csv_table", "latex_table", "markdown_table", "write_reports"]
+__all__ = ["DatasetTable", "csv_table", "latex_table", "markdown_table", "seen_note", "tables_of", "write_reports"]
 
 RunRecord = Mapping[str, Any]
 _CAPTIONS: Final = {"bars": "Linear probe, at the chosen layer, with 95 % intervals", "layers": "Every block"}
 _SEEN: Final = "†"
 
 
-class _DatasetTable(NamedTuple):
+class DatasetTable(NamedTuple):
+    """Headings, and lines of texts under them."""
+
     title: str
     head: list[str]
     lines: list[list[str]]
@@ -52,11 +54,16 @@ def write_reports(name: str, records: Sequence[RunRecord], out: PathLike) -> lis
 
 def markdown_table(records: Sequence[RunRecord]) -> str:
     """A line for each data set and representation, at the layer chosen on the held-out part."""
-    tables = _tables(records)
+    tables = tables_of(records)
     lines = [[table.title, *line] for table in tables for line in table.lines]
     text = _markdown_lines(["data set", *tables[0].head], lines, names=2)
-    seen = any(_SEEN in line[1] for line in lines)
-    return text + (f"\n\n{_SEEN} trained on images of this data set, as its training record says" if seen else "")
+    return "\n\n".join([text, *seen_note(tables)])
+
+
+def seen_note(tables: Sequence[DatasetTable]) -> list[str]:
+    """What the mark of a representation means; empty if none has it."""
+    seen = any(_SEEN in line[0] for table in tables for line in table.lines)
+    return [f"{_SEEN} trained on images of this data set, as its training record says"] if seen else []
 
 
 def csv_table(records: Sequence[RunRecord]) -> str:
@@ -74,7 +81,7 @@ def csv_table(records: Sequence[RunRecord]) -> str:
 
 def latex_table(records: Sequence[RunRecord]) -> str:
     """The same lines as a LaTeX tabular, for the package booktabs."""
-    tables = _tables(records)
+    tables = tables_of(records)
     lines = [["data set", *tables[0].head], *([table.title, *line] for table in tables for line in table.lines)]
     return as_latex(lines, names=2)
 
@@ -100,11 +107,11 @@ def _chosen(group: Sequence[RunRecord]) -> RunRecord:
     return max(group, key=lambda record: record["linear_probe"]["held_out_top1"] or 0.0)
 
 
-def _tables(records: Sequence[RunRecord]) -> list[_DatasetTable]:
+def tables_of(records: Sequence[RunRecord]) -> list[DatasetTable]:
     """One for each data set, with a line per representation."""
     k = _nearest(records)
     head = ["representation", "layer", "probe ± 95 %", "top-5", f"{k}-NN"]
-    found: dict[str, _DatasetTable] = {}
+    found: dict[str, DatasetTable] = {}
     for chosen in map(_chosen, _groups(records)):
         probe, (low, high) = chosen["linear_probe"], chosen["linear_probe"]["interval"]
         line = [
@@ -114,7 +121,7 @@ def _tables(records: Sequence[RunRecord]) -> list[_DatasetTable]:
             f"{probe['top5']:.1f}",
             f"{chosen['knn']['top1'][k]:.1f}",
         ]
-        found.setdefault(chosen["dataset"], _DatasetTable(chosen["dataset"], head, [])).lines.append(line)
+        found.setdefault(chosen["dataset"], DatasetTable(chosen["dataset"], head, [])).lines.append(line)
     return list(found.values())
 
 
@@ -125,7 +132,7 @@ def _layer(record: RunRecord) -> str:
     return "+".join(re.findall(r"layer-(\d+)", record["features"])) if "+" in record["features"] else ""
 
 
-def _sweeps(records: Sequence[RunRecord]) -> list[_DatasetTable]:
+def _sweeps(records: Sequence[RunRecord]) -> list[DatasetTable]:
     """Tables for every representation that was measured at several layers."""
     found = []
     for group in _groups(records):
@@ -138,7 +145,7 @@ def _sweeps(records: Sequence[RunRecord]) -> list[_DatasetTable]:
                 cells = [f"{_layer(record)}{mark}", f"{probe['top1']:.2f}", f"{low:.1f}..{high:.1f}"]
                 cells += [f"{probe['top5']:.2f}", *(f"{top1:.2f}" for top1 in record["knn"]["top1"].values())]
                 lines.append(cells)
-            found.append(_DatasetTable(f"{group[0]['representation']} on {group[0]['dataset']}", head, lines))
+            found.append(DatasetTable(f"{group[0]['representation']} on {group[0]['dataset']}", head, lines))
     return found
 
 
@@ -214,5 +221,5 @@ def _page(name: str, records: Sequence[RunRecord], plots: Mapping[str, Path]) ->
     figures = [(_CAPTIONS[kind], data_url(path.read_bytes(), "image/png")) for kind, path in plots.items()]
     return render(
         Path(__file__).with_name("report.html"),
-        name=name, tables=_tables(records), figures=figures, sweeps=_sweeps(records), provenance=_provenance(records),
+        name=name, tables=tables_of(records), figures=figures, sweeps=_sweeps(records), provenance=_provenance(records),
     )  # fmt: skip

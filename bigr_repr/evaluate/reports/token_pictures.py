@@ -58,8 +58,10 @@ def draw_tokens(
     attention are of the last one. at: position of their token, as fractions of width and height, in [0, 1).
     Raises ValueError for values out of range, otherwise as `extract_features` does.
     """
-    if not layers or any(not 0 <= share < 1 for share in at):
-        raise ValueError(f"at={at} must lie in [0, 1), fractions of width and height, and layers must name a block")
+    if not layers:
+        raise ValueError(f"layers={layers} is empty; name at least one block")
+    if any(not 0 <= share < 1 for share in at):
+        raise ValueError(f"at={at} must lie in [0, 1): fractions of width and height")
     pre = load(model).to(choose_device(device))
     named = tuple(layer_name(blocks_of(layer, pre.config)) for layer in layers)
     pixels = list(read_all(list(images), pre.config.image_size, workers=None, ahead=8))

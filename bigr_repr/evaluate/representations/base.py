@@ -22,6 +22,7 @@ from bigr_repr.config import block_index
 from bigr_repr.features.pools import POOLS
 
 MIRROR: Final = ".mirror"  # ending of an item: the mean over a picture and its mirror image
+NORMED: Final = ".normed"  # ending of an item, before `MIRROR`: states after the network's final norm
 TOKENS: Final = "tokens"  # the pool that keeps every token, for heads that read them
 VECTOR_POOLS: Final = (*POOLS, "cls", "cls+avg")  # of any representation
 ALL_POOLS: Final = (*VECTOR_POOLS, TOKENS)
@@ -33,17 +34,18 @@ BlockChoice = int | tuple[int, ...]  # a block, or several whose features are co
 class Reading:
     """How features are extracted: by `pool` of a block's tokens, or the tokenizer's bits instead (`codes`).
 
-    mirror: averaged with the features of the mirror image.
+    mirror: averaged with the features of the mirror image. normed: of states after the network's final norm.
     """
 
     pool: str = "avg"
     codes: bool = False
     mirror: bool = False
+    normed: bool = False
 
     def item(self, layer: int) -> str:
         """The name of a block's features in a cache."""
         pool = "" if self.pool == "avg" else f".{self.pool}"
-        return f"layer-{layer}{pool}{MIRROR if self.mirror else ''}"
+        return f"layer-{layer}{pool}{NORMED if self.normed else ''}{MIRROR if self.mirror else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,11 @@ class View:
         """The stored items."""
         return self.parts or (self.item,)
 
+    @property
+    def words(self) -> str:
+        """What it adds to a protocol in words."""
+        return "; states after the network's final norm" if any(NORMED in item for item in self.items) else ""
+
     def read(self, arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
         """Its features from stored arrays by item."""
         return np.concatenate([arrays[item] for item in self.parts], axis=-1) if self.parts else arrays[self.item]
@@ -87,7 +94,7 @@ class View:
 
 
 def block_and_pool(item: str) -> tuple[int, str]:
-    """The inverse of `Reading.item`, without a mirror image: "layer-12.max" -> (12, "max")."""
+    """The inverse of `Reading.item`, without final norm or mirror image: "layer-12.max" -> (12, "max")."""
     layer, _, pool = item.removeprefix("layer-").partition(".")
     return int(layer), pool or "avg"
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from bigr_repr.checkpoints.weights import fingerprint
-from bigr_repr.evaluate.representations.backbone import Backbone, States
+from bigr_repr.evaluate.representations.backbone import Backbone, States, final_norm
 from bigr_repr.evaluate.representations.weight_files import CHECKPOINT, RANDOM, missing_package
 
 _FILES: Final = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -32,14 +32,15 @@ class OpenClipBackbone(Backbone):
         model, transform, given = _open(name, seed)
         super().__init__(model, transform, device)
         self.name = f"open_clip:{name}"
-        tower = {k: v for k, v in model.visual.state_dict().items() if v.is_floating_point()}
-        self.fingerprint = fingerprint(tower)
+        self.fingerprint = fingerprint({k: v for k, v in model.visual.state_dict().items() if v.is_floating_point()})
         pixels = transform(Image.new("RGB", (64, 64)))
         with torch.no_grad():
             found = self._forward(pixels[None].to(device), None)
         self.layers = len(found["image_intermediates"])
         self.has_class_token = bool(found.get("image_intermediates_prefix"))
         self._with_pools()
+        tower, widths = model.visual, [each.shape[1] for each in found["image_intermediates"]]
+        self.norm = final_norm(getattr(tower, "trunk", tower), widths)
         self.record = {"model": self.name, "model_sha256": self.fingerprint, "image_size": pixels.shape[-1]}
         self.record |= {"preprocessing": str(transform), "blocks": self.layers, **given}
 

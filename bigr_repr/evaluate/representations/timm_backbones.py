@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bigr_repr.checkpoints.weights import fingerprint
-from bigr_repr.evaluate.representations.backbone import Backbone, States
+from bigr_repr.evaluate.representations.backbone import Backbone, States, final_norm
 from bigr_repr.evaluate.representations.weight_files import CHECKPOINT, RANDOM, checkpoint_file, fill
 
 _FILES: Final = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -40,6 +40,7 @@ class TimmBackbone(Backbone):
         self.layers = len(model.feature_info) if hasattr(model, "forward_intermediates") else 0
         self.has_class_token = bool(getattr(model, "num_prefix_tokens", 0))
         self._with_pools()
+        self.norm = final_norm(model, [each["num_chs"] for each in model.feature_info]) if self.layers else None
         preprocessing = {key: config[key] for key in ("input_size", "interpolation", "mean", "std", "crop_pct")}
         self.record = {"model": self.name, "model_sha256": self.fingerprint, "image_size": config["input_size"][-1]}
         self.record |= {"preprocessing": json.loads(json.dumps(preprocessing)), "blocks": self.layers, **given}

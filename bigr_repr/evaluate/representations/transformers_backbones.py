@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bigr_repr.checkpoints.text_encoders import quiet_transformers
 from bigr_repr.checkpoints.weights import fingerprint
-from bigr_repr.evaluate.representations.backbone import Backbone, States, states_of
+from bigr_repr.evaluate.representations.backbone import Backbone, States, final_norm, states_of
 from bigr_repr.evaluate.representations.weight_files import RANDOM, missing_package
 
 
@@ -43,6 +43,7 @@ class TransformersBackbone(Backbone):
         self.layers = len(states)
         self.has_class_token = states_of(states[-1]).token is not None
         self._with_pools()
+        self.norm = final_norm(model, [states_of(each).positions.shape[1] for each in states])
         self.record = {"model": self.name, "model_sha256": self.fingerprint, "image_size": pixels.shape[-1]}
         preprocessing = json.loads(processor.to_json_string())
         self.record |= {"preprocessing": preprocessing, "blocks": self.layers, **given}

@@ -8,7 +8,7 @@ from bigr_repr.evaluate.data.splits import BenchData
 from bigr_repr.evaluate.probes.attentive import AttentiveProbe, attentive_probe
 from bigr_repr.evaluate.probes.edges import warn_of_edges
 from bigr_repr.evaluate.representations.base import TOKENS
-from bigr_repr.evaluate.runs.bench import BenchRow
+from bigr_repr.evaluate.runs.bench import BenchRow, with_edge_noted
 from bigr_repr.evaluate.runs.extraction import BenchSettings, Layers, OnProgress, features_of
 
 __all__ = ["bench_attentive"]
@@ -44,10 +44,11 @@ def bench_attentive(
     on_progress("attentive probe", 1, 1)
     for view, each in zip(views, found, strict=True):
         warn_of_edges(view, each.edges)
-    return [
+    rows = [
         BenchRow(
             representation=features.representation, view=view, dataset=data.name, probe=each, knn=None,
             facts=features.facts,
         )
         for view, each in zip(views, found, strict=True)
     ]  # fmt: skip
+    return with_edge_noted(rows)

@@ -8,6 +8,7 @@ Knows neither commands nor tables.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from itertools import islice
 from typing import Final
@@ -27,7 +28,7 @@ from bigr_repr.evaluate.probes.logreg import Trained, hold_out
 from bigr_repr.evaluate.probes.protocols import SgdProtocol
 from bigr_repr.evaluate.representations.base import Representation, View
 from bigr_repr.evaluate.representations.open import open_representation
-from bigr_repr.evaluate.runs.bench import BenchRow
+from bigr_repr.evaluate.runs.bench import BenchRow, with_edge_noted
 from bigr_repr.evaluate.runs.extraction import BenchFeatures, BenchSettings, Layers, OnProgress, features_of
 from bigr_repr.images.augment import random_resized_crop
 from bigr_repr.system.devices import choose_device
@@ -46,23 +47,21 @@ def bench_augmented(
     settings: BenchSettings,
     *,
     epochs: int | None = None,
-    layers: Layers = (),
+    layers: Layers | None = (),
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> list[BenchRow]:
-    """A linear probe by gradient descent on augmented images: a row per layer, all trained in one run.
+    """A linear probe by gradient descent on augmented images: a row per layer; those of one width train in one run.
 
     Every epoch passes all training images through the network, in memory. epochs: instead of the protocol's, with the
     same fraction of warm-up. Rates are chosen on a held-out fifth, which a single rate does not need. Otherwise as
     `bench`; settings.protocol must not be logreg.
 
-    Raises ValueError for features instead of images, layers of different widths or heads that diverged, and as `bench`.
+    Raises ValueError for features instead of images or heads that diverged, and as `bench`.
     """
     protocol = settings.probe_protocol
     if not isinstance(protocol, SgdProtocol):
         raise ValueError("protocol='logreg' trains on fixed features; use mae, mage or dinov2")
-    if epochs is not None:
-        share = protocol.warmup / protocol.epochs if protocol.epochs else 0.0
-        protocol = dataclasses.replace(protocol, epochs=epochs, iterations=0, warmup=round(share * epochs))
+    protocol = protocol if epochs is None else _of_length(protocol, epochs)
     if not isinstance(data.train.source, ImageSet) or settings.codes:
         raise ValueError(f"{data.name}: cropping needs images; choose a data set of images, and leave codes out")
     plain = features_of(model, data, settings, layers=layers, on_progress=on_progress)
@@ -71,15 +70,29 @@ def bench_augmented(
         condition=settings.condition,
     )  # fmt: skip
     total = protocol.steps(len(data.train))[0] // -(-len(data.train) // protocol.batch) or 1
-    views = list(plain.train)
 
-    def features(epoch: int) -> Tensor:
+    def features(views: list[View], epoch: int) -> Tensor:
         on_progress("epochs", epoch, total)
         return _cropped(representation, data.train, views, settings, epoch)
 
-    rows = _rows(plain, features, protocol, settings)
+    rows: dict[View, BenchRow] = {}
+    for views in _by_width(plain):
+        rows |= _rows(plain, views, functools.partial(features, views), protocol, settings)
     on_progress("epochs", total, total)
-    return rows
+    return with_edge_noted([rows[view] for view in plain.train])
+
+
+def _of_length(protocol: SgdProtocol, epochs: int) -> SgdProtocol:
+    share = protocol.warmup / protocol.epochs if protocol.epochs else 0.0
+    return dataclasses.replace(protocol, epochs=epochs, iterations=0, warmup=round(share * epochs))
+
+
+def _by_width(plain: BenchFeatures) -> list[list[View]]:
+    """The views, those of as many features together."""
+    alike: dict[int, list[View]] = {}
+    for view, values in plain.train.items():
+        alike.setdefault(values.shape[1], []).append(view)
+    return list(alike.values())
 
 
 def _cropped(
@@ -100,19 +113,21 @@ def _cropped(
         arrays = representation.arrays(batch, items)
         for kept, view in zip(found, views, strict=True):
             kept.append(view.read(arrays))
-    if len({each[0].shape[1] for each in found}) > 1:
-        raise ValueError("these layers have features of different widths; measure them one at a time")
     layers = np.stack([np.concatenate(each) for each in found]).astype(np.float32)
     return torch.from_numpy(layers).to(choose_device(settings.device))
 
 
 def _rows(
-    plain: BenchFeatures, features: Callable[[int], Tensor], protocol: SgdProtocol, settings: BenchSettings
-) -> list[BenchRow]:
+    plain: BenchFeatures,
+    views: list[View],
+    features: Callable[[int], Tensor],
+    protocol: SgdProtocol,
+    settings: BenchSettings,
+) -> dict[View, BenchRow]:
     data, place = plain.data, choose_device(settings.device)
     pairs = [
         (labeled("train", plain.train[view], data.train.labels), labeled("test", plain.test[view], data.test.labels))
-        for view in plain.train
+        for view in views
     ]
     classes = shared_classes(*pairs[0])
     kept, held = _split(pairs[0][0], classes, protocol, settings.seeds[0])
@@ -120,20 +135,17 @@ def _rows(
     y = class_indices(data.train.labels, classes, place)
     *chooser, final = train_renewed(features, y, len(classes), protocol, settings.seeds, parts)
     words = sgd_words(protocol, len(data.train), _WORDS)
-    rows = []
-    for layer, (view, (train, test)) in enumerate(zip(plain.train, pairs, strict=True)):
+    rows = {}
+    for layer, (view, (train, test)) in enumerate(zip(views, pairs, strict=True)):
         heads = []
         for seed in range(len(settings.seeds)):
             scores = _scores(chooser[0], train.features[held], y[held], layer, seed, protocol) if chooser else {}
             heads.append(_trained(final, _tensor(test.features, place), layer, seed, scores, protocol))
-        probe = summarized(train, test, classes, heads, tuple(settings.seeds), words)
+        probe = summarized(train, test, classes, heads, tuple(settings.seeds), words + view.words)
         warn_of_edges(view, probe.edges)
-        rows.append(
-            BenchRow(
-                representation=plain.representation, view=view, dataset=data.name, probe=probe, knn=None,
-                facts=plain.facts,
-            )
-        )  # fmt: skip
+        rows[view] = BenchRow(
+            representation=plain.representation, view=view, dataset=data.name, probe=probe, knn=None, facts=plain.facts
+        )
     return rows
 
 

@@ -15,31 +15,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from bigr_repr.datasets import ImageSet
 from bigr_repr.evaluate.data.splits import BenchData, Part
-from bigr_repr.evaluate.metrics.generation import GenerationQuality, generation_quality
 from bigr_repr.evaluate.metrics.label_retrieval import Collection, RetrievalRow, label_retrieval
+from bigr_repr.evaluate.probes.edges import warn_of_edges
 from bigr_repr.evaluate.probes.knn import Knn, knn
 from bigr_repr.evaluate.probes.linear_probe import C_GRID, LinearProbe, linear_probes
 from bigr_repr.evaluate.probes.protocols import LOGREG
 from bigr_repr.evaluate.representations.base import View
-from bigr_repr.evaluate.representations.open import judge, open_representation
 from bigr_repr.evaluate.runs import best_layer
-from bigr_repr.evaluate.runs.cache import FeatureCache
 from bigr_repr.evaluate.runs.extraction import BenchFeatures, BenchSettings, Layers, OnProgress, features_of
-from bigr_repr.system.machine import describe_machine
 
 __all__ = [
     "BenchRow",
     "bench",
-    "bench_generation",
     "bench_retrieval",
     "best_row",
     "check_k",
     "chosen_row",
     "unmeasured_neighbor",
+    "with_edge_noted",
 ]
 
 _log = logging.getLogger(__name__)
@@ -103,9 +97,7 @@ def bench(
     best = chosen_row(rows)
     if layers is None and best is not None:
         _remember(best, data.train, settings)
-    elif len(rows) > 1 and (warning := unmeasured_neighbor(rows)):
-        _log.warning("%s on %s: %s", features.representation, data.name, warning)
-    return rows
+    return with_edge_noted(rows)
 
 
 def bench_retrieval(
@@ -137,42 +129,6 @@ def bench_retrieval(
         on_progress=functools.partial(on_progress, "retrieval"),
     )  # fmt: skip
     return rows, features
-
-
-def bench_generation(
-    model: str | None,
-    generated: ImageSet,
-    real: ImageSet,
-    settings: BenchSettings,
-    *,
-    layer: int | str | None = None,
-    k: int = 3,
-    on_progress: OnProgress = lambda what, done, total: None,
-) -> tuple[GenerationQuality, dict[str, Any]]:
-    """How close generated images are to real ones, in the features of a representation.
-
-    model: a name as in `representations`; None: efficientnet-lite0, or the default model if that is not installed.
-    The distance is the FID only with inception:FILE. layer: None: its default. k: of precision and recall. Also
-    returns facts about the model and the machine. Raises ValueError for a representation that has only bits, and as
-    `generation_quality` does.
-    """
-    representation = open_representation(model or judge(), device=settings.device, seed=settings.seeds[0])
-    layers = () if layer is None else (representation.layer_index(layer),)
-    (view,) = representation.views(layers, dataclasses.replace(settings.reading, codes=False))
-    if view.n_bits is not None:
-        raise ValueError(f"{representation.name} has only bits; Gaussians need numbers: choose a model or pixels")
-    cache = FeatureCache(settings.cache, batch_size=settings.batch_size, workers=settings.workers)
-    sides = []
-    for name, source in (("real", real), ("generated", generated)):
-        rows = np.arange(len(source))
-        part = Part(name=name, source=source, rows=rows, labels=np.zeros_like(rows), record={"images": len(source)})
-        what = f"{representation.name}, {name}"
-        sides.append(cache.get(representation, part, [view.item], functools.partial(on_progress, what))[view.item])
-    found = generation_quality(
-        sides[0], sides[1], extractor=f"{representation.name}, {view.where}", k=k, device=settings.device,
-        fid=bool(representation.record.get("fid")),
-    )  # fmt: skip
-    return found, {"model": representation.record, "pool": settings.pool, "machine": describe_machine()}
 
 
 def best_row(rows: Sequence[BenchRow]) -> BenchRow:
@@ -207,6 +163,16 @@ def unmeasured_neighbor(rows: Sequence[BenchRow]) -> str | None:
     return said if missing else None
 
 
+def with_edge_noted(rows: list[BenchRow]) -> list[BenchRow]:
+    """The rows, with the warning of `unmeasured_neighbor`, if any, among the best one's `edges`; also logged."""
+    best, said = chosen_row(rows), unmeasured_neighbor(rows) if len(rows) > 1 else None
+    if said is None or best is None or best.probe is None:
+        return rows
+    warn_of_edges(f"{best.representation} on {best.dataset}", [said])
+    probe = dataclasses.replace(best.probe, edges=(*best.probe.edges, said))
+    return [dataclasses.replace(row, probe=probe) if row is best else row for row in rows]
+
+
 def _remember(row: BenchRow, train: Part, settings: BenchSettings) -> None:
     sha256 = row.facts["model"]["model_sha256"]
     if row.view.layer is None or sha256 is None or row.probe is None:
@@ -229,10 +195,11 @@ def _probes(features: BenchFeatures, settings: BenchSettings, on_progress: OnPro
     for done, group in enumerate(groups):
         on_progress("linear probe", done, len(groups))
         train, test = ({view: view.numbers(side[view]) for view in group} for side in (features.train, features.test))
-        found |= linear_probes(
+        probes = linear_probes(
             train, labels[0], test, labels[1],
             protocol=settings.probe_protocol, grid=settings.C or C_GRID, seeds=settings.seeds, device=settings.device,
         )  # fmt: skip
+        found |= {view: dataclasses.replace(each, protocol=each.protocol + view.words) for view, each in probes.items()}
     on_progress("linear probe", len(groups), len(groups))
     return found
 

@@ -1,9 +1,10 @@
 """Features on disk, keyed by everything that determines them: computed only once, resumable. Knows no classifiers.
 
 A cache folder contains one folder per representation and source of images, named by a hash of both, with `facts.json`
-(the hashed facts) and blocks of images `ITEM.HASH.npz`: their rows in the source, and their values. A subset, or a
-sample with another seed, uses the blocks that exist for its images. Blocks are written atomically; a damaged one is
-removed, with a warning, and computed again.
+(the hashed facts) and blocks of images `ITEM.HASH.npz`: their numbers, and their values. A subset, or a sample with
+another seed, uses the blocks that exist for its images. Pictures of a folder are numbered by path, size and time, so
+that others may come or go; images of other sources by row, and with any change of the source all are computed again.
+Blocks are written atomically; a damaged one is removed, with a warning, and computed again.
 """
 
 # n rows (images)
@@ -26,7 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigr_repr._typing import PathLike
-from bigr_repr.datasets import ImageSet
+from bigr_repr.datasets import FolderSet, ImageSet
+from bigr_repr.datasets.image_set import stamps
 from bigr_repr.evaluate.data.splits import Part
 from bigr_repr.evaluate.representations.base import Representation
 from bigr_repr.images.formats import ImageError
@@ -70,31 +72,32 @@ class FeatureCache:
         Raises ImageError that names an unreadable image; OSError if the cache cannot be written.
         """
         assert isinstance(part.source, ImageSet)
-        folder = self._folder(representation, part)
+        source, numbers = _numbered(part.source)
+        folder, numbers = self._folder(representation, part, source), numbers[part.rows]
         held = {item: _held(folder, item) for item in dict.fromkeys([*items, *representation.along])}
-        lacking = np.array([[row not in held[item] for row in part.rows.tolist()] for item in items])
-        missing = part.rows[lacking.any(axis=0)]
+        lacking = np.array([[number not in held[item] for number in numbers.tolist()] for item in items])
+        missing = np.flatnonzero(lacking.any(axis=0))
         for start in range(0, len(missing), _BLOCK):
-            rows = missing[start : start + _BLOCK]
-            wanted = [item for item in items if any(row not in held[item] for row in rows.tolist())]
-            wanted += [each for each in representation.along if each not in wanted and rows[0] not in held[each]]
+            places = missing[start : start + _BLOCK]
+            own = numbers[places]
+            wanted = [item for item in items if any(number not in held[item] for number in own.tolist())]
+            wanted += [each for each in representation.along if each not in wanted and own[0] not in held[each]]
             advance = functools.partial(_advance, on_progress, start, len(missing))
-            for item, values in self._block(representation, part, rows, wanted, advance):
-                path = folder / f"{item}.{hashlib.sha256(rows.tobytes()).hexdigest()[:16]}.npz"
+            for item, values in self._block(representation, part, part.rows[places], wanted, advance):
+                path = folder / f"{item}.{hashlib.sha256(own.tobytes()).hexdigest()[:16]}.npz"
                 with replacing(path) as file:
-                    np.savez(file, rows=rows, values=values)
-                held[item] |= {row: (path, place) for place, row in enumerate(rows.tolist())}
-        found = {item: _gather(held[item], part.rows) for item in items}
+                    np.savez(file, rows=own, values=values)
+                held[item] |= {number: (path, place) for place, number in enumerate(own.tolist())}
+        found = {item: _gather(held[item], numbers) for item in items}
         whole = {item: values for item, values in found.items() if values is not None}
         return whole if len(whole) == len(found) else self.get(representation, part, items, on_progress)
 
-    def _folder(self, representation: Representation, part: Part) -> Path:
-        assert isinstance(part.source, ImageSet)
+    def _folder(self, representation: Representation, part: Part, source: str) -> Path:
         facts = {
             "format": _FORMAT,
             "representation": representation.fingerprint,
             "preprocessing": representation.record.get("preprocessing", representation.record["image_size"]),
-            "images": part.source.fingerprint(),
+            "images": source,
             **({"condition": told} if (told := representation.record.get("condition")) else {}),
         }
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
@@ -137,8 +140,18 @@ def _advance(on_progress: OnProgress, before: int, total: int, done: int) -> Non
     on_progress(before + done, total)
 
 
+def _numbered(source: ImageSet) -> tuple[str, NDArray[np.int64]]:
+    """What identifies a source, and numbers (n,) that identify its images."""
+    if not isinstance(source, FolderSet):
+        return source.fingerprint(), np.arange(len(source))
+    # Subclasses show the same files otherwise: segments are cropped.
+    digests = (hashlib.sha256(json.dumps(stamp).encode()).digest() for stamp in stamps(source.files))
+    numbers = [int.from_bytes(digest[:8], signed=True) for digest in digests]
+    return f"{type(source).__name__} {source.folder}", np.array(numbers, np.int64)
+
+
 def _held(folder: Path, item: str) -> dict[int, CachedRow]:
-    """{row of the source: (file, place in it)} of an item."""
+    """{number of the image: (file, place in it)} of an item."""
     held: dict[int, CachedRow] = {}
     for file in sorted(folder.glob(f"{glob.escape(item)}.{'[0-9a-f]' * 16}.npz")):
         if (rows := _read(file, "rows")) is not None:
@@ -160,11 +173,11 @@ def _read(file: Path, name: str) -> NDArray[Any] | None:
         return None
 
 
-def _gather(held: dict[int, CachedRow], rows: NDArray[np.int64]) -> NDArray[Any] | None:
-    """The values of rows; each file is read once. None if one is damaged."""
+def _gather(held: dict[int, CachedRow], numbers: NDArray[np.int64]) -> NDArray[Any] | None:
+    """The values of images; each file is read once. None if one is damaged."""
     by_file: dict[Path, list[tuple[int, int]]] = {}
-    for target, row in enumerate(rows.tolist()):
-        file, place = held[row]
+    for target, number in enumerate(numbers.tolist()):
+        file, place = held[number]
         by_file.setdefault(file, []).append((target, place))
     found: NDArray[Any] | None = None
     for file, pairs in by_file.items():
@@ -172,7 +185,7 @@ def _gather(held: dict[int, CachedRow], rows: NDArray[np.int64]) -> NDArray[Any]
         if values is None:
             return None
         if found is None:
-            found = np.empty((len(rows), *values.shape[1:]), values.dtype)
+            found = np.empty((len(numbers), *values.shape[1:]), values.dtype)
         targets, places = zip(*pairs, strict=True)
         found[list(targets)] = values[list(places)]
     assert found is not None

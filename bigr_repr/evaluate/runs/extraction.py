@@ -15,7 +15,6 @@ from typing import Any
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.datasets import ImageSet
 from bigr_repr.embed.dataset.read import EmbeddingSet
-from bigr_repr.evaluate.data.disclosure import trained_on
 from bigr_repr.evaluate.data.feature_files import FeatureSet
 from bigr_repr.evaluate.data.splits import BenchData
 from bigr_repr.evaluate.probes.protocols import DINOV2
@@ -23,7 +22,14 @@ from bigr_repr.evaluate.representations.base import BlockChoice, Representation,
 from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.runs import best_layer
 from bigr_repr.evaluate.runs.cache import DIGESTS, FeatureCache
-from bigr_repr.evaluate.runs.features import BenchFeatures, Wanted, count_duplicates, facts_of, with_tokens
+from bigr_repr.evaluate.runs.features import (
+    BenchFeatures,
+    Wanted,
+    count_duplicates,
+    facts_of,
+    seen_in_training,
+    with_tokens,
+)
 from bigr_repr.evaluate.runs.settings import BenchSettings, Layers, OnProgress
 from bigr_repr.evaluate.runs.stored import check_embeddings, check_features, read_embeddings, read_features
 from bigr_repr.system.devices import choose_device
@@ -36,7 +42,6 @@ __all__ = [
     "check_wanted",
     "extract_together",
     "features_of",
-    "seen_in_training",
 ]
 
 _log = logging.getLogger(__name__)
@@ -116,12 +121,13 @@ def _extracted(wanted: Wanted) -> BenchFeatures:
         found.append(cache.get(representation, part, items, functools.partial(wanted.on_progress, what)))
     duplicates = count_duplicates(found[0][DIGESTS], found[1][DIGESTS], data, "pixel for pixel") if wanted.train else 0
     sides = [{view: view.read(arrays) for view in views} for arrays in found]
+    seen = seen_in_training(representation.name, representation.training, data, labels=representation.labels_seen)
     return BenchFeatures(
         representation=representation.name,
         data=data,
         train=sides[0] if wanted.train else {},
         test=sides[-1],
-        facts=facts_of(wanted, representation.record, duplicates) | chosen_by | seen_in_training(representation, data),
+        facts=facts_of(wanted, representation.record, duplicates) | chosen_by | seen,
     )
 
 
@@ -184,13 +190,3 @@ def _block(representation: Representation, layer: int | str | tuple[int | str, .
     if isinstance(layer, tuple):
         return tuple(representation.layer_index(each) for each in layer)
     return representation.layer_index(layer)
-
-
-def seen_in_training(representation: Representation, data: BenchData) -> dict[str, Any]:
-    """What the model's training record says about this data set; also logged."""
-    names = (data.name, data.train.name, data.test.name)
-    found = (trained_on(name, representation.training, labels=representation.labels_seen) for name in names)
-    said = next(filter(None, found), None)
-    if said:
-        _log.warning("%s: %s was %s", data.name, representation.name, said)
-    return {"trained_on": said}

@@ -13,13 +13,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bigr_repr.evaluate.data.disclosure import trained_on
 from bigr_repr.evaluate.data.splits import BenchData, Part
 from bigr_repr.evaluate.representations.base import TOKENS, View
 from bigr_repr.evaluate.runs.settings import BenchSettings, Layers, OnProgress
 from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.system.machine import describe_machine
 
-__all__ = ["BenchFeatures", "Wanted", "count_duplicates", "count_equal_rows", "facts_of", "how_read", "with_tokens"]
+__all__ = [
+    "BenchFeatures",
+    "Wanted",
+    "count_duplicates",
+    "count_equal_rows",
+    "facts_of",
+    "how_read",
+    "seen_in_training",
+    "with_tokens",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -75,13 +85,26 @@ def facts_of(wanted: Wanted, record: dict[str, Any], duplicates: int) -> dict[st
     }
 
 
+def seen_in_training(model: str, training: str, data: BenchData, *, labels: bool) -> dict[str, str | None]:
+    """What a model's training record says about this data set, for its facts; also logged. labels: as `trained_on`."""
+    found = (trained_on(name, training, labels=labels) for name in (data.name, data.train.name, data.test.name))
+    said = next(filter(None, found), None)
+    if said:
+        _log.warning("%s: %s was %s", data.name, model, said)
+    return {"trained_on": said}
+
+
 def how_read(facts: Mapping[str, Any]) -> str:
-    """How these features were extracted, in words, if it differs from the default; else ""."""
+    """How these features were extracted, in words, if it differs from the default; else "".
+
+    It includes how the keys of a file of weights were matched.
+    """
     pool = facts.get("pool", "avg")
     said = [
         f"tokens pooled by {pool}" if pool not in ("avg", TOKENS) else "",
         "averaged with the mirror image" if facts.get("mirror") else "",
         f"read with {FeatureCondition.from_record(told).words}" if (told := facts.get("condition")) else "",
+        f"weights of {file}" if (file := facts.get("model", {}).get("checkpoint")) else "",
     ]
     return ", ".join(filter(None, said))
 

@@ -68,7 +68,7 @@ def bench_few_shot(
     *,
     shots: Sequence[int] = (1, 5, 10),
     draws: int = 5,
-    layers: Layers = (),
+    layers: Layers | None = (),
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> list[FewShotRow]:
     """The linear probe on a few labeled images per class, drawn several times: a row for each layer and number of

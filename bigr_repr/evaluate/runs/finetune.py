@@ -30,8 +30,8 @@ from bigr_repr.evaluate.representations.open import open_representation
 from bigr_repr.evaluate.representations.trainable import Trainable, trainable
 from bigr_repr.evaluate.runs.bench import BenchRow
 from bigr_repr.evaluate.runs.cache import digests_of
-from bigr_repr.evaluate.runs.extraction import BenchSettings, OnProgress, seen_in_training
-from bigr_repr.evaluate.runs.features import Wanted, count_duplicates, facts_of
+from bigr_repr.evaluate.runs.extraction import BenchSettings, OnProgress
+from bigr_repr.evaluate.runs.features import Wanted, count_duplicates, facts_of, seen_in_training
 from bigr_repr.images.augment import random_resized_crop
 from bigr_repr.system.devices import choose_device
 from bigr_repr.system.threads import map_ahead
@@ -55,9 +55,9 @@ class FineTuning:
     crops: bool = True
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 1 or not self.rate > 0 or self.weight_decay < 0:
+        if self.epochs < 1 or self.batch < 1 or not 0 < self.rate < math.inf or not 0 <= self.weight_decay < math.inf:
             said = f"epochs={self.epochs}, batch={self.batch}, rate={self.rate}, weight_decay={self.weight_decay}"
-            raise ValueError(f"{said}: the first three must be above 0, the last at least 0")
+            raise ValueError(f"{said}: the first three must be above 0, the last at least 0, all finite")
         if not 0 < self.layer_decay <= 1 or not 0 <= self.smoothing < 1:
             raise ValueError(f"layer_decay={self.layer_decay} must lie in (0, 1], smoothing={self.smoothing} in [0, 1)")
 
@@ -120,7 +120,8 @@ def _facts(representation: Representation, data: BenchData, settings: BenchSetti
     )  # fmt: skip
     sides = [digests_of(part, settings.workers) for part in (data.train, data.test)]
     duplicates = count_duplicates(sides[0], sides[1], data, "pixel for pixel")
-    return facts_of(wanted, representation.record, duplicates) | seen_in_training(representation, data)
+    seen = seen_in_training(representation.name, representation.training, data, labels=representation.labels_seen)
+    return facts_of(wanted, representation.record, duplicates) | seen
 
 
 class _Tuner:
@@ -163,7 +164,7 @@ class _Tuner:
                 logits = self._head(self._network.forward(batch))
                 loss = F.cross_entropy(logits, labels[torch.from_numpy(places)], label_smoothing=given.smoothing)
                 if not bool(loss.isfinite()):
-                    raise ValueError(f"the loss is not finite after {done} steps; use a smaller rate than {given.rate}")
+                    raise ValueError(f"the loss is not finite after {done} steps; {self._remedy}")
                 self._optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 self._optimizer.step()
@@ -173,12 +174,21 @@ class _Tuner:
 
     @torch.no_grad()
     def ranked(self, part: Part) -> NDArray[np.int64]:
-        """The classes with the largest logits for whole images, best first: (n, at most 5)."""
+        """The classes with the largest logits for whole images, best first: (n, at most 5).
+
+        Raises ValueError for logits that are not finite.
+        """
         found = []
         for _, batch in self._batches(part, np.arange(len(part)), self._loader(part, None)):
             logits = self._head(self._network.forward(batch))
+            if not bool(logits.isfinite().all()):
+                raise ValueError(f"the trained network's logits are not finite; {self._remedy}")
             found.append(logits.topk(min(5, logits.shape[1])).indices.cpu().numpy())
         return np.concatenate(found)
+
+    @property
+    def _remedy(self) -> str:
+        return f"use a smaller rate than {self._given.rate}"
 
     def _rates(self, step: int, total: int) -> None:
         """Linear warm-up over a tenth of the steps, then cosine decay to zero."""

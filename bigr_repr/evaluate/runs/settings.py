@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from bigr_repr._typing import PathLike
 from bigr_repr.evaluate.probes.protocols import LOGREG, SgdProtocol, protocol_names, sgd_protocol
@@ -14,8 +16,19 @@ from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 
 __all__ = ["BenchSettings", "Layers", "OnProgress"]
 
+MOST_SEED: Final = 2**31 - 1  # as all generators take
+BOUNDS: Final = (1e-30, 1e38)  # of C and rates, which float32 holds
 OnProgress = Callable[[str, int, int], None]
 Layers = Sequence[int | str | tuple[int | str, ...]]
+
+
+def check_numbers(rates: Sequence[float], C: Sequence[float], batch: int | None) -> None:  # noqa: N803
+    """Raises ValueError for numbers of a probe that are out of range."""
+    for name, values in (("rates", rates), ("C", C)):
+        if bad := [value for value in values if not BOUNDS[0] <= value <= BOUNDS[1]]:
+            raise ValueError(f"{name}={bad[0]} must lie in {BOUNDS[0]:g}..{BOUNDS[1]:g}")
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch={batch} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +72,9 @@ class BenchSettings:
             raise ValueError("codes have no mean to subtract (center=True), only numbers do; leave one of them out")
         if not self.seeds:
             raise ValueError("seeds=() is empty; pass at least one, such as (0,)")
-        if not self.k or min(self.k) < 1 or not self.temperature > 0 or self.batch_size < 1:
+        if min(self.seeds) < 0 or max(self.seeds) > MOST_SEED:
+            raise ValueError(f"seeds={self.seeds[0]}..{self.seeds[-1]}: each must lie in 0..{MOST_SEED}")
+        if not self.k or min(self.k) < 1 or not 0 < self.temperature < math.inf or self.batch_size < 1:
             raise ValueError(
                 f"k={self.k}, temperature={self.temperature}, batch_size={self.batch_size}: each must be above 0"
             )
@@ -67,8 +82,7 @@ class BenchSettings:
             raise ValueError("rates and batch are for protocols by gradient descent; logreg takes C")
         if self.protocol != LOGREG and self.C:
             raise ValueError(f"C={self.C} is for protocol='logreg'; {self.protocol} takes rates")
-        if min((*self.rates, *self.C, self.batch or 1)) <= 0:
-            raise ValueError(f"rates={self.rates}, C={self.C} and batch={self.batch} must be above 0")
+        check_numbers(self.rates, self.C, self.batch)
 
     @property
     def pool_key(self) -> str:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,14 +13,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bigr_repr.checkpoints.catalog import bundled_folders, read_config
+from bigr_repr.checkpoints.classes import has_classes
 from bigr_repr.embed.dataset.read import EmbeddingSet
 from bigr_repr.embed.dataset.schema import incomparable_fields
 from bigr_repr.evaluate.data.feature_files import FeatureSet
-from bigr_repr.evaluate.data.splits import Part
+from bigr_repr.evaluate.data.labeled import check_finite
+from bigr_repr.evaluate.data.splits import BenchData, Part
 from bigr_repr.evaluate.representations.base import TOKENS, View
 from bigr_repr.evaluate.representations.hidden import pooled
 from bigr_repr.evaluate.runs import best_layer
-from bigr_repr.evaluate.runs.features import BenchFeatures, Wanted, count_equal_rows, facts_of, with_tokens
+from bigr_repr.evaluate.runs.features import (
+    BenchFeatures,
+    Wanted,
+    count_equal_rows,
+    facts_of,
+    seen_in_training,
+    with_tokens,
+)
 from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.features.pools import NONE
 
@@ -37,7 +48,9 @@ def read_features(wanted: Wanted) -> BenchFeatures:
     sides = []
     for part in wanted.parts:
         assert isinstance(part.source, FeatureSet)
-        values = torch.from_numpy(np.ascontiguousarray(part.source.features[part.rows]))
+        numbers = _native(part.source.features[part.rows])
+        check_finite(part.source.files[0], numbers.reshape(len(numbers), -1), part.rows)  # whose rows users know
+        values = torch.from_numpy(np.ascontiguousarray(numbers))
         kept = values.ndim == 2 or settings.pool == TOKENS
         sides.append({view: values.numpy() if kept else pooled(values.float(), settings.pool)})
     name = wanted.model or first.name
@@ -47,6 +60,13 @@ def read_features(wanted: Wanted) -> BenchFeatures:
     return BenchFeatures(
         representation=name, data=data, train=sides[0] if wanted.train else {}, test=sides[-1], facts=facts
     )
+
+
+def _native(features: NDArray[Any]) -> NDArray[Any]:
+    """The same numbers in a dtype that torch has: in this machine's order of bytes, at most float64."""
+    if features.dtype.kind == "f" and features.dtype.itemsize > 8:
+        return features.astype(np.float64)
+    return features.astype(features.dtype.newbyteorder("="), copy=False)
 
 
 def check_features(wanted: Wanted) -> FeatureSet:
@@ -88,10 +108,25 @@ def read_embeddings(wanted: Wanted) -> BenchFeatures:
     sides = [{view: _read(part, view, settings.pool) for view in views} for part in wanted.parts]
     record = {"model": name, "model_sha256": first.provenance["weights_sha256"], "pooling": pooling}
     duplicates = count_equal_rows(sides, views[0], data) if wanted.train else 0
-    facts = facts_of(wanted, record, duplicates)
+    facts = facts_of(wanted, record, duplicates) | _seen(first, data)
     return BenchFeatures(
         representation=name, data=data, train=sides[0] if wanted.train else {}, test=sides[-1], facts=facts
     )
+
+
+def _seen(embeddings: EmbeddingSet, data: BenchData) -> dict[str, str | None]:
+    """What the training record of these embeddings' model says about the data set; nothing if no model of this name,
+    bundled or in a folder, has the same weights.
+    """
+    name, wanted = embeddings.provenance["model"], embeddings.provenance["weights_sha256"]
+    for folder in (*bundled_folders().values(), Path(name)):
+        try:
+            config, fingerprint = read_config(folder)
+        except (OSError, ValueError):  # not a model: this one is not needed
+            continue
+        if fingerprint == wanted:
+            return seen_in_training(name, json.dumps(config.training), data, labels=has_classes(config))
+    return {"trained_on": None}
 
 
 def _check_stored(wanted: Wanted, first: EmbeddingSet, second: EmbeddingSet) -> None:

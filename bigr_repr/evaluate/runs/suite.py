@@ -47,11 +47,8 @@ def run_suite(
     protocol and seeds. settings: only cache, device and the extraction's are used; the rest comes from the suite.
     """
     settings = dataclasses.replace(
-        settings, protocol=suite.protocol, seeds=tuple(range(suite.seed, suite.seed + suite.seeds)), k=suite.k,
-        temperature=suite.temperature,
-        rates=suite.rates,
-        C=suite.C,
-        batch=suite.batch,
+        suite.settings, device=settings.device, cache=settings.cache, batch_size=settings.batch_size,
+        workers=settings.workers,
     )  # fmt: skip
     pairs, identities = _checked(suite, settings)
     folder = Path(out) / _ROWS

@@ -31,8 +31,9 @@ from typing import Any, Final, TypeVar
 from bigr_repr._typing import PathLike
 from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.evaluate.data.splits import BenchData, open_data, short_name, transfer
-from bigr_repr.evaluate.probes.protocols import LOGREG, protocol_names
+from bigr_repr.evaluate.probes.protocols import LOGREG
 from bigr_repr.evaluate.representations.base import VECTOR_POOLS
+from bigr_repr.evaluate.runs.settings import BenchSettings
 from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 
@@ -40,6 +41,8 @@ __all__ = ["ALL", "Suite", "SuiteData", "SuiteModel", "read_suite"]
 
 ALL: Final = "all"
 _NAMED: Final = ("mid", "best")  # blocks
+_MOST_SEEDS: Final = 1000
+_NAME_BYTES: Final = 200
 _T = TypeVar("_T")
 # Types of fields as annotated, and the types that YAML may yield for them.
 _PLAIN: Final[dict[str, tuple[type, ...]]] = {
@@ -67,12 +70,14 @@ class SuiteData:
 
     def __post_init__(self) -> None:
         if bool(self.dataset) == bool(self.train_on) or bool(self.train_on) != bool(self.test_on):
-            raise ValueError(f"{self}: give dataset, or both train_on and test_on")
+            given = f"dataset={self.dataset!r}, train_on={self.train_on!r}, test_on={self.test_on!r}"
+            raise ValueError(f"{given}: give dataset, or both train_on and test_on")
 
     @property
     def label(self) -> str:
         """Its name in reports."""
-        return self.name or " → ".join(map(short_name, filter(None, (self.dataset, self.train_on, self.test_on))))
+        found = self.name or " → ".join(map(short_name, filter(None, (self.dataset, self.train_on, self.test_on))))
+        return " ".join(found.split())
 
     def open(self, root: str, seed: int) -> BenchData:
         """The images of both sides, under the name used in reports."""
@@ -123,7 +128,7 @@ class SuiteModel:
     @property
     def label(self) -> str:
         """Its name in reports."""
-        return self.name or self.model + (" bits" if self.codes else "")
+        return " ".join((self.name or self.model + (" bits" if self.codes else "")).split())
 
     @property
     def read_with(self) -> FeatureCondition:
@@ -152,12 +157,13 @@ class Suite:
     def __post_init__(self) -> None:
         if not self.datasets or not self.models:
             raise ValueError("a suite needs at least one entry in datasets and one in models")
-        if self.protocol not in protocol_names():
-            raise ValueError(f"protocol={self.protocol!r} is unknown; choose one of {', '.join(protocol_names())}")
-        if self.seeds < 1 or not self.k or min(self.k) < 1 or not self.temperature > 0:
-            raise ValueError(f"seeds={self.seeds}, k={self.k} and temperature={self.temperature} must be above 0")
-        if self.name != Path(self.name).name:
-            raise ValueError(f"name={self.name!r} cannot be a file name, which the reports need")
+        if not 1 <= self.seeds <= _MOST_SEEDS:
+            raise ValueError(f"seeds={self.seeds} must lie in 1..{_MOST_SEEDS}")
+        _ = self.settings
+        if not _is_file_name(self.name):
+            said = f"{self.name[:80]!r} … ({len(self.name)} letters)" if len(self.name) > 80 else repr(self.name)
+            wanted = f"at most {_NAME_BYTES} bytes without slash or control character, not beginning with a dot"
+            raise ValueError(f"name={said} cannot be a file name, which the reports need: {wanted}")
         for kind, entries in (("models", self.models), ("datasets", self.datasets)):
             labels = [entry.label for entry in entries]
             if twice := {label for label in labels if labels.count(label) > 1}:
@@ -168,6 +174,14 @@ class Suite:
                 raise ValueError(
                     f"features of {model.name}: {strange[0]!r} is none of the data sets, which are {', '.join(known)}"
                 )
+
+    @property
+    def settings(self) -> BenchSettings:
+        """How everything is measured. Raises ValueError for values out of range."""
+        return BenchSettings(
+            protocol=self.protocol, seeds=tuple(range(self.seed, self.seed + self.seeds)), rates=self.rates, C=self.C,
+            batch=self.batch, k=self.k, temperature=self.temperature,
+        )  # fmt: skip
 
     def limited(self, limit: int | None, test_limit: int | None) -> Suite:
         """The same suite with at most this many images per side, for a quick run."""
@@ -253,6 +267,11 @@ def _entry(kind: type[_T], found: object, plain: str) -> _T:
     elif isinstance(layers, int) or layers in _NAMED:
         found = {**found, "layers": (layers,)}
     return _make(kind, found)
+
+
+def _is_file_name(name: str) -> bool:
+    plain = name == Path(name).name and not name.startswith(".") and all(" " <= each != "\x7f" for each in name)
+    return bool(name) and plain and len(name.encode(errors="replace")) <= _NAME_BYTES
 
 
 def _is_layer(found: object) -> bool:

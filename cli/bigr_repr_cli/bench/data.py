@@ -32,8 +32,8 @@ TestSample = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """Where images, or features, and labels come from."""
+class ImageOptions:
+    """Where images and their labels come from."""
 
     dataset: _Data = ""
     train_on: Annotated[str, typer.Option(help="Instead of --dataset: data set whose training images to use.")] = ""
@@ -46,6 +46,40 @@ class DataOptions:
             r"WordNet id]} \[default: the package's]."
         ),
     ] = None
+    image_column: ImageColumn = "image"
+    label_column: LabelColumn = "label"
+
+    def open(self, seed: int, *, limit: int | None = None, test_limit: int | None = None) -> BenchData:
+        """The data named by the options. Raises BadParameter unless they name one data set, or both sides."""
+        self._check_named("give --dataset, or both --train-on and --test-on")
+        from bigr_repr.evaluate.data.splits import open_data, transfer
+
+        shared = self._shared(seed, limit, test_limit)
+        if self.dataset:
+            return open_data(self.dataset, **shared)
+        return transfer(self.train_on, self.test_on, aliases=self.aliases, **shared)
+
+    def _shared(self, seed: int, limit: int | None, test_limit: int | None) -> dict[str, Any]:
+        from bigr_repr.images.parquet import Columns
+
+        columns = Columns(image=self.image_column, label=self.label_column)
+        return {"root": self.root, "limit": limit, "test_limit": test_limit, "seed": seed, "columns": columns}
+
+    def _check_named(self, wanted: str) -> None:
+        if bool(self.train_on) != bool(self.test_on) or bool(self.dataset) == bool(self.train_on):
+            raise typer.BadParameter(wanted, param_hint="--dataset")
+        self._check_aliases()
+
+    def _check_aliases(self) -> None:
+        if self.aliases is not None and not self.train_on:
+            wanted = "applies only to --train-on and --test-on; leave it out, or give them"
+            raise typer.BadParameter(wanted, param_hint="--aliases")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(ImageOptions):
+    """Where images, or features, and labels come from."""
+
     features: Annotated[
         str, typer.Option(help=f"{_FEATURES}; in the order of --dataset's images, or with labels of their own.")
     ] = ""
@@ -56,30 +90,22 @@ class DataOptions:
         str, typer.Option(help=r"The same for the test images \[default: hold out a fifth of the training images].")
     ] = ""
     test_labels: Annotated[str, typer.Option(help=f"{_LABELS.format('test-')}.")] = ""
-    image_column: ImageColumn = "image"
-    label_column: LabelColumn = "label"
 
     def open(self, seed: int, *, limit: int | None = None, test_limit: int | None = None) -> BenchData:
         """The data named by the options. Raises BadParameter unless they name one data set, or both sides."""
-        self._check()
+        self._check_features()
         from bigr_repr.evaluate.data.splits import open_data, transfer, with_features
-        from bigr_repr.images.parquet import Columns
 
-        shared: dict[str, Any] = {"root": self.root, "limit": limit, "test_limit": test_limit, "seed": seed}
-        shared["columns"] = Columns(image=self.image_column, label=self.label_column)
-        if self.features and not self.dataset:
-            train, test = _named(self.features, self.labels), _named(self.test_features, self.test_labels)
-            return transfer(train, test, **shared) if self.test_features else open_data(train, **shared)
-        if self.dataset:
-            data = open_data(self.dataset, **shared)
+        if self.dataset or not self.features:
+            data = super().open(seed, limit=limit, test_limit=test_limit)
             return with_features(data, self.features, self.test_features or None) if self.features else data
-        return transfer(self.train_on, self.test_on, aliases=self.aliases, **shared)
+        shared = self._shared(seed, limit, test_limit)
+        train, test = _named(self.features, self.labels), _named(self.test_features, self.test_labels)
+        return transfer(train, test, **shared) if self.test_features else open_data(train, **shared)
 
-    def _check(self) -> None:
-        named = bool(self.dataset), bool(self.train_on)
-        if bool(self.train_on) != bool(self.test_on) or sum(named) > 1 or not (any(named) or self.features):
-            wanted = "give --dataset, or both --train-on and --test-on, or --features with --labels"
-            raise typer.BadParameter(wanted, param_hint="--dataset")
+    def _check_features(self) -> None:
+        if self.dataset or self.train_on or self.test_on or not self.features:
+            self._check_named("give --dataset, or both --train-on and --test-on, or --features with --labels")
         own = {"--labels": self.labels, "--test-features": self.test_features, "--test-labels": self.test_labels}
         for option, value in own.items():
             if value and not self.features:
@@ -88,9 +114,28 @@ class DataOptions:
             raise typer.BadParameter("takes either --dataset or labels of its own, not both", param_hint="--features")
         if self.test_labels and not self.test_features:
             raise typer.BadParameter("applies only to --test-features; give it too", param_hint="--test-labels")
-        if self.aliases is not None and not self.train_on:
-            wanted = "applies only to --train-on and --test-on; leave it out, or give them"
-            raise typer.BadParameter(wanted, param_hint="--aliases")
+        self._check_aliases()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenFiles:
+    """Tokens of both sides' images, instead of a model's."""
+
+    features: Annotated[
+        str,
+        typer.Option(
+            help="Tokens from any tool instead of a model's: .npy, .npz or .parquet of (images, tokens, numbers), for "
+            "the middle squares of all training images in the order of their names; a square number of tokens."
+        ),
+    ] = ""
+    test_features: Annotated[str, typer.Option(help="The same for the test images.")] = ""
+
+    @property
+    def files(self) -> tuple[str, str] | None:
+        """Of both sides; None if not given. Raises BadParameter for one side."""
+        if bool(self.features) != bool(self.test_features):
+            raise typer.BadParameter("belong together; give both, or neither", param_hint="--features, --test-features")
+        return (self.features, self.test_features) if self.features else None
 
 
 TestLimit = Annotated[

@@ -54,6 +54,7 @@ def segment(
             "with a class per pixel, 255 for none; classes.txt may name the classes."
         ),
     ],
+    tokens: d.TokenFiles,
     limits: d.SampleSizes,
     features: o.TokenBlocks,
     running: o.RunOptions,
@@ -65,12 +66,13 @@ def segment(
 ) -> None:
     """Train a linear head on tokens to predict the class of every pixel; report mean intersection over union."""
     settings, blocks = o.settings_of(features, running, o.Probing(penalties=penalties)), features.blocks
+    files = tokens.files
     from bigr_repr.evaluate.runs.segment import bench_segment
     from bigr_repr_cli.bench.report import print_segment
 
     with bench_progress() as on_progress:
         rows = bench_segment(
             features.model, data, settings, layers=blocks, limit=limits.limit, test_limit=limits.test_limit, side=side,
-            on_progress=on_progress,
+            features=files, on_progress=on_progress,
         )  # fmt: skip
     print_segment(rows, data.name, output.chosen)

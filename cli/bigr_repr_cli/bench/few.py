@@ -28,7 +28,7 @@ def attentive_probe(
 ) -> None:
     """Train attention queries over a block's tokens and a linear classifier on the result; all blocks in one run.
 
-    Rates are chosen on a held-out part of the training images.
+    Rates are chosen on a held-out part of the training images, unless there is a single one.
     """
     settings, blocks = o.settings_of(features, running), features.blocks
     given = o.parse_rates(rates, "--rates")
@@ -51,17 +51,17 @@ def attentive_probe(
 
 @flattened
 def augmented_probe(
-    source: d.DataOptions,
+    source: d.ImageOptions,
     limits: d.SampleSizes,
     features: o.Blocks,
-    probing: o.Probing,
+    probing: o.CropProbing,
     running: o.RunOptions,
     output: o.Printing,
     epochs: Annotated[
         int | None, typer.Option(min=1, help=r"Passes over the training images \[default: the protocol's].")
     ] = None,
 ) -> None:
-    """Train the linear probe of --protocol mae, mage or dinov2 on random crops, drawn anew in every epoch.
+    """Train the linear probe of mae, mage or dinov2 on random crops, drawn anew in every epoch.
 
     This is the published protocol; it takes a pass through the network per epoch. Rates are chosen on a held-out part.
     """
@@ -78,7 +78,7 @@ def augmented_probe(
 
 @flattened
 def finetune(
-    source: d.DataOptions,
+    source: d.ImageOptions,
     limits: d.SampleSizes,
     features: o.OneBlock,
     running: o.RunOptions,
@@ -130,7 +130,7 @@ def few_shot(
     from bigr_repr.evaluate.runs.few_shot import bench_few_shot
     from bigr_repr_cli.bench.report import print_few_shot
 
-    settings = dataclasses.replace(settings, C=(penalty,))
+    settings = dataclasses.replace(settings, C=o.parse_rates(str(penalty), "--C"))
     with bench_progress() as on_progress:
         rows = bench_few_shot(
             features.model, data, settings, shots=numbers, draws=draws, layers=blocks, on_progress=on_progress

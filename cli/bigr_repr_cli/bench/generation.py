@@ -17,11 +17,15 @@ from bigr_repr_cli.progress import bench_progress, counting_progress
 
 if TYPE_CHECKING:
     from bigr_repr.datasets import ImageSet
+    from bigr_repr.evaluate.data.feature_files import FeatureSet
 
+_FEATURES = "features:"
 _Generated = Annotated[
     str,
     typer.Argument(
-        metavar="GENERATED", help="Generated images: a folder, the .npz of generate --npz, or a Parquet file."
+        metavar="GENERATED",
+        help="Generated images: a folder, the .npz of generate --npz, or a Parquet file; or features:FILE, if --real "
+        "is such a file too: .npy, .npz or .parquet of any network's features.",
     ),
 ]
 
@@ -34,8 +38,9 @@ class Judge:
         str | None,
         typer.Option(
             help="What computes the features: inception:FILE (for the FID; FILE: torch-fidelity's weights), "
-            "efficientnet-lite0, a model's name or folder, timm:NAME, or pixels:SIDE "
-            rf"\[default: efficientnet-lite0, or {DEFAULT_MODEL} if that is not installed]."
+            "efficientnet-lite0, a model's name or folder, timm:NAME, or pixels:SIDE; with "
+            rf"features:FILE the name of their network \[default: efficientnet-lite0, or {DEFAULT_MODEL} if that is "
+            "not installed; the file's name]."
         ),
     ] = None
     layer: Annotated[
@@ -75,35 +80,62 @@ class Captioned:
         from bigr_repr.evaluate.runs.agreement import bench_agreement
         from bigr_repr.sampling.prompts import read_prompts
 
-        pictures = _opened(generated, image_column)
+        if generated.startswith(_FEATURES):
+            wanted = f"{generated} holds features; captions are compared with pictures: leave out --prompts"
+            raise typer.BadParameter(wanted, param_hint="--prompts")
+        pictures = _pictures([generated], image_column)
         with counting_progress("judging") as on_progress:
             found = bench_agreement(pictures, read_prompts(self.prompts), self.scorer, on_progress=on_progress)
         return dataclasses.asdict(found)
 
 
-def _opened(source: str | list[str], image_column: str) -> ImageSet:
+def _opened(sources: list[str], image_column: str) -> ImageSet | FeatureSet:
+    """One side: pictures, or a file of features. Raises BadParameter for several files of features."""
+    if not any(source.startswith(_FEATURES) for source in sources):
+        return _pictures(sources, image_column)
+    if len(sources) > 1:
+        wanted = f"{', '.join(sources)}: features are given as one file; join them, with one row per image"
+        raise typer.BadParameter(wanted, param_hint="--real")
+    from bigr_repr.evaluate.data.feature_files import open_features
+
+    return open_features(sources[0].removeprefix(_FEATURES))
+
+
+def _pictures(sources: list[str], image_column: str) -> ImageSet:
+    """Pictures. Errors of files that may hold features say how these are given."""
     from bigr_repr.datasets import open_images
     from bigr_repr.images.parquet import Columns
 
-    return open_images(source, train=False, columns=Columns(image=image_column))
+    if arrays := [source for source in sources if Path(source).suffix == ".npy"]:
+        raise ValueError(f"{arrays[0]} holds no pictures; if it holds features, give features:{arrays[0]}")
+    try:
+        return open_images(sources, train=False, columns=Columns(image=image_column))
+    except ValueError as error:
+        if not (files := [source for source in sources if Path(source).suffix in (".npz", ".parquet")]):
+            raise
+        raise ValueError(f"{error}; if {files[0]} holds features, give features:{files[0]}") from error
 
 
-def _scores(agreement: dict[str, Any] | None) -> dict[str, float]:
-    """How well pictures match their captions, by name; empty without captions."""
-    scores = agreement["scores"] if agreement else {}
-    return {name: value for name, value in scores.items() if name != "pictures" and value is not None}
+def _scores(agreement: dict[str, Any]) -> dict[str, str | float]:
+    """How well pictures match their captions, by name, after the scorer."""
+    scores = {name: value for name, value in agreement["scores"].items() if name != "pictures" and value is not None}
+    return {"scorer": agreement["scorer"], **scores}
 
 
-def _print(form: o.Format, parts: list[tuple[dict[str, float], str]], record: dict[str, Any]) -> None:
-    """Numbers by name: for the terminal one per line, with the protocol of each part below; else a table of one row."""
+def _print(form: o.Format, parts: list[tuple[dict[str, str | float], str]], record: dict[str, Any]) -> None:
+    """Results by name: for the terminal a number per line and the protocol of each part below; else a table of one row,
+    with what computed the numbers.
+    """
     if form == o.Format.table:
-        for numbers, protocol in parts:
+        for results, protocol in parts:
+            numbers = {name: value for name, value in results.items() if not isinstance(value, str)}
             typer.echo("\n".join([*(f"{name:<17} {value:.4f}" for name, value in numbers.items()), protocol]))
         return
     from bigr_repr_cli.bench.report import Sheet, emit
 
-    found = {name: value for numbers, _ in parts for name, value in numbers.items()}
-    emit(form, Sheet(dict.fromkeys(found, ".4f"), [[*found.values()]]), record)
+    found = {name: value for results, _ in parts for name, value in results.items()}
+    columns = {name: "" if isinstance(value, str) else ".4f" for name, value in found.items()}
+    emit(form, Sheet(columns, [[*found.values()]]), record)
 
 
 @flattened
@@ -115,7 +147,9 @@ def command(
     output: o.Printing,
     real: Annotated[
         list[str] | None,
-        typer.Option(help="Real images: a folder, a Parquet file or torchvision:NAME:ROOT. May be repeated."),
+        typer.Option(
+            help="Real images: folders, Parquet files or torchvision:NAME:ROOT; may be repeated. Or features:FILE."
+        ),
     ] = None,
     k: Annotated[
         int, typer.Option("-k", "--k", min=1, help="Number of nearest neighbors used by precision and recall.")
@@ -133,11 +167,12 @@ def command(
         _print(form, told, agreement or {})
         return
     block, settings = o.single_layer(judge.layer, ("mid",)), o.settings_of(judge, running)
-    from bigr_repr.evaluate.runs.bench import bench_generation
+    from bigr_repr.evaluate.runs.generation import bench_generation
 
-    sides = _opened(generated, image_column), _opened(real, image_column)
+    sides = _opened([generated], image_column), _opened(real, image_column)
     with bench_progress() as on_progress:
         found, facts = bench_generation(judge.model, *sides, settings, layer=block, k=k, on_progress=on_progress)
-    numbers = {"Fréchet distance": found.frechet_distance, "precision": found.precision, "recall": found.recall}
+    results: dict[str, str | float] = {"features": found.extractor, "Fréchet distance": found.frechet_distance}
+    results |= {"precision": found.precision, "recall": found.recall}
     beside = {} if agreement is None else {"agreement": agreement}
-    _print(form, [(numbers, found.protocol), *told], dataclasses.asdict(found) | facts | beside)
+    _print(form, [(results, found.protocol), *told], dataclasses.asdict(found) | facts | beside)

@@ -23,7 +23,21 @@ Pooling = StrEnum(
 )
 Format = StrEnum("Format", ["table", "json", "csv", "latex"])
 Probe = StrEnum("Probe", ["logreg", "mae", "mage", "dinov2"])
+Descent = StrEnum("Descent", ["mae", "mage", "dinov2"])
 NAMES = ("mid", "best")
+_ALL = "all"
+_Seeds = Annotated[
+    int, typer.Option(min=1, help="Number of times to train the probe, with consecutive random seeds from --seed.")
+]
+_Rates = Annotated[
+    str,
+    typer.Option(
+        help=r"With mae, mage, dinov2: base rates to choose from, separated by commas \[default: the paper's]."
+    ),
+]
+_Batch = Annotated[
+    int | None, typer.Option(min=1, help=r"With mae, mage, dinov2: images per step \[default: the paper's].")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +64,9 @@ class NetworkOptions:
         bool, typer.Option("--mirror", help="Average the features of every image and its mirror image.")
     ] = False
     read_with: ReadWith
+
+    def __post_init__(self) -> None:
+        _check_named(self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +109,8 @@ class Blocks(NetworkOptions):
         list[str],
         typer.Option(
             help="Blocks to measure, counted from 0: 12; -1 (the last); mid; best (as bench layers found it on the "
-            r"same images); several: 4,8; concatenated: 4+8. May be repeated \[default: 12, or the last if there are "
-            "fewer; with --protocol dinov2 the last, and the last four; for embeddings, all stored]."
+            r"same images); several: 4,8; concatenated: 4+8; all. May be repeated \[default: 12, or the last if there "
+            "are fewer; with --protocol dinov2 the last, and the last four; for embeddings, all stored]."
         ),
     ] = ()  # type: ignore[assignment]
     codes: Annotated[bool, typer.Option("--codes", help="Measure the tokenizer's bits instead of hidden states.")] = (
@@ -101,9 +118,9 @@ class Blocks(NetworkOptions):
     )
 
     @property
-    def blocks(self) -> list[Any]:
-        """All that are named."""
-        return parse_blocks(self.layer) if self.layer else []
+    def blocks(self) -> list[Any] | None:
+        """All that are named; None for every one."""
+        return several_blocks(self.layer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +138,18 @@ class TokenBlocks:
     layer: Annotated[
         list[str],
         typer.Option(
-            help="Blocks to measure, counted from 0: 12; -1 (the last); mid; several: 4,8. May be repeated "
+            help="Blocks to measure, counted from 0: 12; -1 (the last); mid; several: 4,8; all. May be repeated "
             r"\[default: 12, or the last if there are fewer]."
         ),
     ] = ()  # type: ignore[assignment]
 
+    def __post_init__(self) -> None:
+        _check_named(self.model)
+
     @property
-    def blocks(self) -> list[Any]:
-        """All that are named."""
-        return parse_blocks(self.layer, ("mid",)) if self.layer else []
+    def blocks(self) -> list[Any] | None:
+        """All that are named; None for every one."""
+        return several_blocks(self.layer, ("mid",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,15 +163,8 @@ class Probing:
             "gradient descent as in these papers, without augmentation."
         ),
     ] = Probe.logreg
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Number of times to train the probe, with consecutive random seeds from --seed.")
-    ] = 1
-    rates: Annotated[
-        str,
-        typer.Option(
-            help=r"With mae, mage, dinov2: base rates to choose from, separated by commas \[default: the paper's]."
-        ),
-    ] = ""
+    seeds: _Seeds = 1
+    rates: _Rates = ""
     penalties: Annotated[
         str,
         typer.Option(
@@ -160,10 +173,19 @@ class Probing:
             r"one image per class is enough \[default: 17 of 1e-6..100].",
         ),
     ] = ""
-    batch: Annotated[
-        int | None,
-        typer.Option(min=1, help=r"With mae, mage, dinov2: images per step \[default: the paper's]."),
-    ] = None
+    batch: _Batch = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropProbing:
+    """How the linear probe is trained on crops."""
+
+    protocol: Annotated[
+        Descent, typer.Option(help="How the linear probe is trained: by gradient descent as in the paper of this name.")
+    ] = Descent.mae
+    seeds: _Seeds = 1
+    rates: _Rates = ""
+    batch: _Batch = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +219,9 @@ class Machine:
 class RunOptions(Machine):
     """The same with the random seed."""
 
-    seed: Annotated[int, typer.Option(min=0, help="Random seed, also for sampling images if there is a limit.")] = 0
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Random seed, also for sampling images if there is a limit.")
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +263,12 @@ def settings_of(*groups: Any) -> BenchSettings:
     return BenchSettings(**{field.name: values[field.name] for field in fields(BenchSettings) if field.name in values})
 
 
+def _check_named(model: str | None) -> None:
+    """Raises BadParameter for "", as an unset variable of the shell gives: the default would be measured unnoticed."""
+    if model is not None and not model.strip():
+        raise typer.BadParameter("the name is empty; leave the option out for the default", param_hint="--model")
+
+
 def parse_blocks(values: list[str], names: tuple[str, ...] = NAMES) -> list[Any]:
     """Parse blocks such as "12", "-1", "4,8,12", "4+8" (concatenated) and the names. Raises BadParameter."""
     found: list[Any] = []
@@ -246,6 +276,13 @@ def parse_blocks(values: list[str], names: tuple[str, ...] = NAMES) -> list[Any]
         parts = parse_layers([text.replace("+", ",")], names)
         found.append(parts[0] if len(parts) == 1 else tuple(parts))
     return found
+
+
+def several_blocks(values: list[str], names: tuple[str, ...] = NAMES) -> list[Any] | None:
+    """The blocks that an option names; None for "all", which stands alone. Raises BadParameter."""
+    if list(values) == [_ALL]:
+        return None
+    return parse_blocks(values, names) if values else []
 
 
 def single_layer(values: list[str], names: tuple[str, ...] = NAMES) -> Any:
@@ -257,13 +294,14 @@ def single_layer(values: list[str], names: tuple[str, ...] = NAMES) -> Any:
 
 
 def parse_rates(text: str, option: str) -> tuple[float, ...]:
-    """Parse positive numbers separated by commas; "" gives none. Raises BadParameter for anything else."""
+    """Parse numbers in 1e-30..1e38 separated by commas; "" gives none. Raises BadParameter for anything else."""
     try:
         found = tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
         found = (0.0,)
-    if any(not 0 < value < float("inf") for value in found):
-        raise typer.BadParameter(f"{text!r} is not a list of positive numbers, such as 0.01,0.1", param_hint=option)
+    if any(not 1e-30 <= value <= 1e38 for value in found):
+        wanted = "a list of positive numbers, 1e-30..1e38, such as 0.01,0.1"
+        raise typer.BadParameter(f"{text!r} is not {wanted}", param_hint=option)
     return found
 
 

@@ -84,7 +84,7 @@ def emit(form: Format, sheet: Sheet, record: Mapping[str, Any], *, head: str = "
 def _drawn(sheet: Sheet) -> Table:
     heads, *lines = sheet.texts("..")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(heads[0], no_wrap=True)
+    table.add_column(heads[0], overflow="fold")  # wraps where the table is too wide, so that numbers stay whole
     for heading in heads[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
     for number, (first, *cells) in enumerate(lines):
@@ -98,7 +98,8 @@ def _drawn(sheet: Sheet) -> Table:
 def print_rows(rows: Sequence[BenchRow], form: Format, *, best: BenchRow | None = None) -> None:
     """One line per row and the protocol below, or all records. best: the row to highlight."""
     first = rows[0]
-    sheet = _neighbors_sheet(rows) if first.probe is None else _probe_sheet(rows, best)
+    wide = form in (Format.csv, Format.latex)
+    sheet = _neighbors_sheet(rows) if first.probe is None else _probe_sheet(rows, best, wide=wide)
     record = {"rows": [row.record() for row in rows], "best": best and best.view.layer}
     head = f"{first.representation} on {first.dataset}: {_size(first.facts, 'train')}, {_size(first.facts, 'test')}"
     emit(form, sheet, record, head=head, notes=_notes(rows, best))
@@ -134,10 +135,7 @@ def _of_seeds(rows: Sequence[BenchRow]) -> Iterator[str]:
 def _cautions(rows: Sequence[BenchRow]) -> Iterator[str]:
     """Caveats: the model has seen this data, a value lies at the edge of its grid, where "best" comes from."""
     facts = rows[0].facts
-    if how := _how_read(facts):
-        yield how
-    if facts["trained_on"]:
-        yield f"note: {rows[0].representation} was {facts['trained_on']}"
+    yield from _origin(rows[0].representation, facts)
     if noted := facts.get("layer_chosen_by"):
         yield f"best: layer {noted['layer']}, of a sweep over {noted['images']:,} images of {noted['train']}"
     for row in rows:
@@ -145,19 +143,23 @@ def _cautions(rows: Sequence[BenchRow]) -> Iterator[str]:
             yield f"note: {row.view.where}: {edge}"
 
 
-def _probe_sheet(rows: Sequence[BenchRow], best: BenchRow | None) -> Sheet:
-    """One line per layer: the probe, then top-1 of every number of neighbors."""
+def _probe_sheet(rows: Sequence[BenchRow], best: BenchRow | None, *, wide: bool) -> Sheet:
+    """One line per layer: the probe, then top-1 of every number of neighbors. wide: with the mean over classes, which
+    a terminal has below the table.
+    """
     names = {
         name for row in rows if row.probe for found in row.probe.settings for name, value in found.items() if value
     }
     chosen = f"chosen {'/'.join(sorted(names))}".replace("_", " ")
     columns = {"features": "", "top-1": ".2f", "top-5": ".2f", "95 %": "", chosen: ""}
+    columns |= {"mean per class": ".2f"} if wide else {}
     columns |= {f"{k}-NN": ".2f" for k in (rows[0].knn.top1 if rows[0].knn else ())}
     lines: list[list[Cell]] = []
     for row in rows:
         assert row.probe is not None
         values = sorted({f"{value:g}" for found in row.probe.settings for value in found.values()} - {"0"})
         cells: list[Cell] = [row.probe.top1, row.probe.top5, row.probe.interval, "/".join(values)]
+        cells += [row.probe.mean_per_class] if wide else []
         lines.append([row.view.where, *cells, *(row.knn.top1.values() if row.knn else ())])
     return Sheet(columns, lines, rows.index(best) if best is not None and len(rows) > 1 else None)
 
@@ -231,11 +233,14 @@ def _emit_measured(
     notes: Iterable[str],
 ) -> None:
     first = rows[0]
-    seen = [f"note: {first.representation} was {first.facts['trained_on']}"] if first.facts["trained_on"] else []
-    if how := _how_read(first.facts):
-        seen.append(how)
     head = f"{first.representation} on {dataset}: {_size(first.facts, 'test')}"
-    emit(form, sheet, {"rows": [row.record() for row in rows]} | first.facts, head=head, notes=[*seen, *notes])
+    emit(
+        form,
+        sheet,
+        {"rows": [row.record() for row in rows]} | first.facts,
+        head=head,
+        notes=[*_origin(first.representation, first.facts), *notes],
+    )
 
 
 def print_retrieval(rows: Sequence[RetrievalRow], features: BenchFeatures, form: Format) -> None:
@@ -255,17 +260,20 @@ def print_retrieval(rows: Sequence[RetrievalRow], features: BenchFeatures, form:
         f"{_size(features.facts, 'test')} as queries, {_size(features.facts, 'train')} as database",
         notes=[
             "percent; mAP over the relevant images in the database, averaged over orders of ties; recall: of the "
-            f"{first.recall_at} nearest in the first row; of float: share of its mAP@{first.depth}"
+            f"{first.recall_at} nearest in the first row; of float: share of its mAP@{first.depth}",
+            *_origin(features.representation, features.facts),
         ],
     )
 
 
-def _how_read(facts: Mapping[str, Any]) -> str:
-    """Non-default settings of how features were extracted; "" if none."""
+def _origin(representation: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Non-default settings of how features were extracted, and whether the model has seen this data."""
     from bigr_repr.evaluate.runs.features import how_read
 
-    found = how_read(facts)
-    return f"features: {found}" if found else ""
+    if found := how_read(facts):
+        yield f"features: {found}"
+    if facts["trained_on"]:
+        yield f"note: {representation} was {facts['trained_on']}"
 
 
 def _size(facts: Mapping[str, Any], side: str) -> str:

@@ -48,7 +48,7 @@ def command(
 
     To resume a stopped run, repeat the command.
     """
-    from bigr_repr.evaluate.reports.report import markdown_table, write_reports
+    from bigr_repr.evaluate.reports.report import seen_note, tables_of, write_reports
     from bigr_repr.evaluate.runs.suite import read_suite, run_suite
 
     plan = read_suite(suite, model=changes.model, root=changes.root).limited(changes.limit, changes.test_limit)
@@ -58,5 +58,9 @@ def command(
     if as_json:
         typer.echo(json.dumps({"name": plan.name, "rows": records, "files": [str(file) for file in files]}, indent=2))
     else:
-        typer.echo(markdown_table(records))
-        typer.echo(f"reports: {', '.join(str(file) for file in files)}")
+        from bigr_repr_cli.bench.report import Sheet, emit
+
+        tables = tables_of(records)
+        for table in tables:
+            emit(o.Format.table, Sheet(dict.fromkeys(table.head, ""), table.lines), {}, head=table.title, notes=[""])
+        typer.echo("\n".join([*seen_note(tables), f"reports: {', '.join(str(file) for file in files)}"]))
