@@ -88,7 +88,8 @@ def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     datasets = list(dict.fromkeys(record["dataset"] for record in records))
     names = list(dict.fromkeys(record["representation"] for record in records))
     plt = pyplot()
-    figure, panes = plt.subplots(1, len(datasets), figsize=(max(5.2, 4.4 * len(datasets)), 3.8), squeeze=False)
+    figure, panes = plt.subplots(1, len(datasets), squeeze=False, layout="constrained")
+    figure.set_figwidth(max(5.2, 4.4 * len(datasets)))
     handles: dict[str, Any] = {}
     for pane, dataset in zip(panes[0], datasets, strict=True):
         for number, name in enumerate(names):
@@ -101,8 +102,9 @@ def plot_sweeps(records: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     handles |= _key(plt)
     widest = 0.8 + 0.055 * max(map(len, handles))  # inches per entry
     columns = max(1, min(4, len(handles), int(figure.get_figwidth() / widest)))
-    figure.tight_layout(rect=(0, 0.06 * -(-len(handles) // columns), 1, 1))
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=columns, fontsize=7, frameon=False)
+    figure.set_figheight(3.2 + 0.16 * -(-len(handles) // columns))
+    place: Any = "outside lower center"
+    figure.legend(handles.values(), handles.keys(), loc=place, ncols=columns, fontsize=7, frameon=False)
     save_figure(figure, path)
 
 
