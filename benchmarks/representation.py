@@ -6,7 +6,7 @@
     python benchmarks/representation.py --root data --limit 400    # a quick trial, about a minute
     python benchmarks/representation.py --root data --suite pools --record pools --out runs/pools  # 12 min. on a core
     python benchmarks/representation.py --root data --suite transfer --record transfer --out runs/transfer  # README's
-    python benchmarks/representation.py --root data --suite blocks --out runs/blocks  # every block: six minutes
+    python benchmarks/representation.py --root data --suite blocks --out runs/blocks  # every block: 15 minutes
     # the other model: --model bigr-tiny-aligned --record representation_aligned --out runs/aligned, and so on
 
 Data: `data` holds CIFAR-10 and Tiny-ImageNet as Parquet files (cifar10-train.parquet, cifar10-test.parquet,
