@@ -11,12 +11,12 @@ import torch
 from bigr_repr_cli.bench import app
 from typer.testing import CliRunner
 
-from bigr_repr.evaluate.data.splits import open_data
+from bigr_repr.evaluate.data.splits import open_data, transfer
 from bigr_repr.evaluate.metrics.clustering import cluster_accuracy, rank_me, structure
 from bigr_repr.evaluate.probes import attentive
 from bigr_repr.evaluate.probes.attentive import AttentiveProbe, attentive_probe
 from bigr_repr.evaluate.probes.linear_probe import linear_probe, mean_per_class
-from bigr_repr.evaluate.runs.few_shot import bench_few_shot
+from bigr_repr.evaluate.runs.few_shot import bench_clusters, bench_few_shot
 from bigr_repr.evaluate.runs.settings import BenchSettings
 
 SHORT = AttentiveProbe(queries=2, rates=(1e-6, 0.01), epochs=25, batch=32)
@@ -104,6 +104,15 @@ def test_clusters_of_apart_classes_are_the_classes() -> None:
     assert found.uniformity == pytest.approx(np.log(1 / 3 + 2 / 3 * np.exp(-4)), abs=0.02)
     with pytest.raises(ValueError, match="one class"):
         structure(apart, y * 0)
+
+
+def test_clusters_name_the_side_whose_features_do_not_do(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32), np.arange(20) % 2
+    np.savez(tmp_path / "train.npz", features=x, label=y)
+    np.savez(tmp_path / "test.npz", features=x * np.float32(1e25), label=y)
+    data = transfer(f"features:{tmp_path}/train.npz", f"features:{tmp_path}/test.npz")
+    with pytest.raises(ValueError, match=r"^test features: 20 of 20 rows are longer than"):
+        bench_clusters(None, data, BenchSettings(cache=tmp_path / "cache", device="cpu"))
 
 
 def test_clusters_may_be_called_anything() -> None:

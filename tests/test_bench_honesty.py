@@ -24,6 +24,7 @@ from bigr_repr.evaluate.data.disclosure import trained_on
 from bigr_repr.evaluate.data.splits import open_data, transfer
 from bigr_repr.evaluate.probes import logreg
 from bigr_repr.evaluate.probes.attentive import AttentiveProbe
+from bigr_repr.evaluate.probes.edges import edge_of
 from bigr_repr.evaluate.probes.linear_probe import _logreg_words, linear_probe
 from bigr_repr.evaluate.probes.protocols import SgdProtocol, sgd_protocol
 from bigr_repr.evaluate.reports import plots
@@ -75,6 +76,7 @@ def test_a_choice_at_the_end_of_its_grid_is_said(blobs: tuple[Any, ...], caplog:
     assert "no better than 1e-05 beside it; a better one may lie beyond" in caplog.text
     caplog.clear()
     assert linear_probe(*blobs, grid=[1e-6]).edges == ()  # there was no choice
+    assert edge_of("rate", 0.2, {0.1: 50.0, 0.2: 60.0}, [0.1, 0.2, 0.2]) == "rate=0.2 is the largest of its grid of 2"
     assert not caplog.text
     assert linear_probe(*blobs, protocol=SGD).edges == ("rate=0.1 is the largest of its grid of 3",)
     assert linear_probe(*blobs, protocol=dataclasses.replace(SGD, rates=(1e-6, 0.1, 1e6))).edges == ()
@@ -189,7 +191,8 @@ def test_a_block_beside_the_best_that_was_not_measured_is_in_the_records_of_ever
         assert said, name
         noted = [row for row in rows if said in row.record()["linear_probe"]["edges"]]
         assert noted == [chosen_row(rows)], name
-        assert f"digits: {said}; a better one may lie beyond" in caplog.text, name
+        assert f"digits: {said}; measure it too, or every block (--layer all)" in caplog.text, name
+        assert "widen the grid" not in caplog.text.partition(said)[2].partition("\n")[0]
         (alone,) = measure(model, data, settings, layers=[3])
         assert "of those measured" not in str(alone.record()["linear_probe"]["edges"]), name
 
@@ -217,8 +220,10 @@ def test_the_published_grid_of_blocks_is_measured_on_crops_too(model: str, tmp_p
     """The last block alone and four side by side differ in width: each trains in a run of its own."""
     data = open_data("digits", limit=20, test_limit=10)
     settings = BenchSettings(cache=tmp_path, protocol="dinov2", rates=(0.1,), batch=16, device="cpu")
-    rows = bench_augmented(model, data, settings, epochs=1)
+    told: list[tuple[str, int, int]] = []
+    rows = bench_augmented(model, data, settings, epochs=1, on_progress=lambda *progress: told.append(progress))
     assert [row.view.where for row in rows] == ["layer 3", "layers 0+1+2+3"]
+    assert [progress for progress in told if progress[0] == "epochs"] == [("epochs", n, 2) for n in range(3)]
     (alone,) = bench_augmented(model, data, settings, epochs=1, layers=[3])
     assert alone.probe is not None
     assert rows[0].probe is not None

@@ -24,6 +24,7 @@ from bigr_repr.evaluate.metrics.generation import frechet_distance
 from bigr_repr.evaluate.metrics.label_retrieval import Collection, RetrievalRow, label_retrieval
 from bigr_repr.evaluate.metrics.rabitq import rabitq
 from bigr_repr.evaluate.metrics.ranking import retrieval
+from bigr_repr.images.formats import ImageError
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +195,18 @@ def test_features_of_any_network_are_compared(tmp_path: Path) -> None:
         ([sides[0], "--real", sides[1], "--layer", "1"], "no layer"),
     ):
         assert said in str(CliRunner().invoke(app, ["generation", *arguments]).exception)
+    (tmp_path / "none").mkdir()
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "good.npz", images)
+    other = CliRunner().invoke(app, ["generation", f"{tmp_path}/good.npz", "--real", f"{tmp_path}/none"]).exception
+    both = ["--real", f"{tmp_path}/good.npz", "--real", f"{tmp_path}/none"]
+    for error in (other, CliRunner().invoke(app, ["generation", f"{tmp_path}/photos", *both]).exception):
+        assert error is not None
+        assert "holds features" not in str(error)  # the file that can be read is not at fault
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+    damaged = CliRunner().invoke(app, ["generation", f"{tmp_path}/bad.parquet", *both]).exception
+    assert isinstance(damaged, ImageError)
+    assert f"give features:{tmp_path}/bad.parquet" in str(damaged)
     several = CliRunner(env={"COLUMNS": "400"}).invoke(app, ["generation", sides[0], "--real", sides[1], "--real", "x"])
     assert "features are given as one file" in several.output
 

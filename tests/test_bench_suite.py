@@ -212,6 +212,39 @@ def test_other_settings_are_measured_anew(file: Path, tmp_path: Path, monkeypatc
         for _ in range(2):  # and what is there already is not
             run_suite(dataclasses.replace(suite, **change), tmp_path / "out", settings)  # type: ignore[arg-type]
         assert len(calls) == done, change
+    monkeypatch.setattr(suite_module, "_MEASUREMENT", suite_module._MEASUREMENT + 1)  # the same settings mean another
+    run_suite(suite, tmp_path / "out", settings)
+    assert len(calls) == len(changes) + 2
+
+
+def test_names_with_brackets_are_printed_as_they_are(tmp_path: Path) -> None:
+    names = ["mine [v1]", "mine [bold]", "run [/data/x]", r"[red]\\", ":smile:"]
+    models = [{"model": f"pixels:{side}", "name": name} for side, name in enumerate(names, 2)]
+    entry = {"dataset": "digits", "name": "[/sets] x", "limit": 40, "test_limit": 20}
+    path = tmp_path / "s.yaml"
+    path.write_text(json.dumps({"C": 1, "k": [1], "datasets": [entry], "models": models}))
+    given = ["suite", str(path), "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "c"), "--device", "cpu"]
+    done = CliRunner(env={"COLUMNS": "120"}).invoke(app, given, catch_exceptions=False)
+    lines = done.stdout.splitlines()
+    assert "[/sets] x" in lines
+    for name in names:
+        assert sum(line.startswith(f"{name} ") for line in lines) == 1, name
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["suite", "s.yaml", "--out", "out", "--model", ""],
+        ["generation", "x", "--real", "y", "--model", ""],
+        ["tokens", "x.png", "--out", "y.png", "--model", " "],
+        ["cka", "--dataset", "digits", "--out", "y.png", "--other", ""],
+    ],
+)
+def test_an_empty_name_is_no_model(command: list[str]) -> None:
+    """As an unset variable of the shell gives it."""
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(app, command)
+    assert done.exit_code == 2
+    assert f"Invalid value for {command[-2]}: the name is empty; leave the option out" in done.output
 
 
 @pytest.mark.parametrize("damaged", ["", "[3]", "[]", "{}", "[{", "[" * 100_000])

@@ -109,7 +109,24 @@ def test_every_block_can_be_named_at_once(command: str, tmp_path: Path) -> None:
     given += ["-k", "1"] if command == "knn" else []
     rows = json.loads(said(*given, "--layer", "all", "--json"))["rows"]
     assert [row["layer"] for row in rows] == [0, 1, 2, 3]
-    assert CliRunner().invoke(app, [*given, "--layer", "all,1"]).exit_code == 2  # it stands alone
+    for mixed in (["all,1"], ["2", "all"], ["all+1"]):
+        layers = [word for text in mixed for word in ("--layer", text)]
+        done = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*given, *layers])
+        assert done.exit_code == 2
+        assert f"{','.join(mixed)!r}: all stands alone" in done.output
+
+
+@pytest.mark.parametrize("command", ["linear-probe", "clusters"])
+def test_every_block_is_refused_where_a_number_is(command: str, data: list[str], tmp_path: Path) -> None:
+    digits = ["--dataset", "digits", "--test-limit", "10", "--cache", str(tmp_path / "c"), "--device", "cpu"]
+    for given, refusal in (
+        (data, "holds features, which have no layer"),
+        ([*digits, "--model", "pixels:4"], "pixels:4 has no layers; leave layer out"),
+        ([*digits, "--codes"], "codes belong to no block"),
+    ):
+        for layer in ("all", "1"):
+            assert refusal in str(CliRunner().invoke(app, [command, *given, "--layer", layer]).exception)
+    assert "\nfeatures " in said("layers", *data, "--C", "1", "-k", "1")  # which means all of whatever there is
 
 
 def test_two_forms_at_once_are_refused(data: list[str]) -> None:

@@ -65,9 +65,10 @@ def test_best_belongs_to_the_very_rows_swept(tmp_path: Path) -> None:
             _best(tmp_path, data)
 
 
-def test_a_row_says_where_its_best_layer_comes_from(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [None, ["all"]])
+def test_a_row_says_where_its_best_layer_comes_from(every: list[str] | None, model: str, tmp_path: Path) -> None:
     data, settings = open_data(_photos(tmp_path / "photos", 5)), BenchSettings(cache=tmp_path, k=(1,), device="cpu")
-    swept = best_row(bench(model, data, settings, layers=None))
+    swept = best_row(bench(model, data, settings, layers=every))
     (row,) = bench(model, data, settings, layers=["best"], probe=False)
     noted = row.record()["layer_chosen_by"]
     assert (noted["layer"], noted["images"], noted["train"]) == (swept.view.layer, 10, "photos train")
@@ -87,6 +88,8 @@ def test_embeddings_have_a_best_layer_too(model: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not known yet"):
         bench(None, data, settings, layers=["best"])
     swept = best_row(bench(None, data, settings, layers=None))
+    every = bench(None, data, settings, layers=["all"])
+    assert [row.view for row in every] == [row.view for row in bench(None, data, settings)]
     assert bench(None, data, settings, layers=["best"], neighbors=False)[0].view == swept.view
 
 

@@ -31,6 +31,21 @@ def test_without_a_terminal_each_thing_has_a_line_a_minute(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_names_with_brackets_are_shown_as_they_are(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress, "Console", lambda **options: Console(**options, force_terminal=terminal, width=120))
+    if not terminal:
+        monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with progress.bench_progress() as on_progress:
+        on_progress("run [/data/x] [v1], train", 0, 3)
+        clock[0] = 70
+        on_progress("run [/data/x] [v1], train", 1, 3)
+    assert "run [/data/x] [v1], train" in capsys.readouterr().err
+
+
 def test_without_a_terminal_what_takes_long_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,19 @@ def test_what_cannot_be_labels_is_named(labels: Any, said: str, tmp_path: Path) 
     np.testing.assert_array_equal(open_features(file).features, X)  # which need none
     with pytest.raises(ValueError, match=rf"there are no labels: {said}"):
         open_data(f"features:{file}")
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.parquet"])
+def test_files_without_a_row_are_named(name: str, tmp_path: Path) -> None:
+    file, none = tmp_path / name, np.zeros((0, 3), np.float32)
+    if file.suffix == ".parquet":
+        pq.write_table(pa.table({"features": pa.FixedSizeListArray.from_arrays(pa.array([], pa.float32()), 3)}), file)
+    elif file.suffix == ".npy":
+        np.save(file, none)
+    else:
+        np.savez(file, features=none, label=np.zeros(0, int))
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(file))} holds 0 rows of features.*; save at least one"):
+        open_features(file)
 
 
 def test_a_column_of_numbers_is_no_substitute_for_labels_that_cannot_be_read(tmp_path: Path) -> None:

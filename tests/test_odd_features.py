@@ -112,8 +112,12 @@ def test_numbers_that_float32_does_not_hold_are_named() -> None:
     for measure in (partial(knn, x, y, k=[1]), partial(linear_probe, x, y)):
         with pytest.raises(ValueError, match=f"test {said}"):
             measure(large, y, device="cpu")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=f"^{said}"):  # there is one side only
         structure(large, y)
+    with pytest.raises(ValueError, match=r"^features have shape"):
+        structure(y, y)
+    with pytest.raises(ValueError, match=r"^20 rows of features but 19 labels"):
+        structure(x, y[1:])
 
 
 def test_rows_too_long_for_a_cosine_are_named() -> None:

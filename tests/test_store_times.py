@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from test_embed_histories import CONTENTS, run, write
 
 from bigr_repr.checkpoints.pretrained import Pretrained
 from bigr_repr.embed import read_embeddings
-from bigr_repr.embed.dataset.containers import same_stamp
+from bigr_repr.embed.dataset.containers import same_stamp, stamp_of
 from bigr_repr.retrieval import HammingIndex, build_index, update_index
-from bigr_repr.retrieval.codes.source import DataFile
+from bigr_repr.retrieval.codes.source import DataFile, listing, part_state
 from bigr_repr.system.object_store import ObjectPath
 
 WRITTEN = "Wed, 21 Oct 2015 07:28:00 GMT"
@@ -58,6 +59,43 @@ def test_a_web_servers_time_is_that_of_the_file(told: str | None) -> None:
         status = ObjectPath(f"http://127.0.0.1:{server.server_port}/in.tar").stat()
         server.shutdown()
     assert status == (4, 1445412480 * 10**9 if told == WRITTEN else 0)
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_asking_for_the_state_of_a_web_file_does_not_send_all_of_it(stated: bool) -> None:
+    """From a server without ranges; if it does not state the length, only reading tells it."""
+    size, sent = (64 << 20 if stated else 1 << 20), 0
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            nonlocal sent
+            self.send_response(200)
+            if stated:
+                self.send_header("Content-Length", str(size))
+            self.end_headers()
+            with suppress(ConnectionError):
+                while sent < size:
+                    sent += self.wfile.write(bytes(1 << 16))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert stamp_of(f"http://127.0.0.1:{server.server_port}/in.tar") == (size, 0)
+        server.shutdown()  # after the answer has ended
+    assert sent <= size // (2 if stated else 1)
+
+
+def test_a_store_tells_the_same_time_of_an_object_listed_or_alone(memory: ObjectPath) -> None:
+    for number in range(5):
+        with (memory / f"part-{number:05}.parquet").put() as file:
+            file.write(b"rows")
+    listed = listing(str(memory))
+    assert {name: state for name, (state, _) in listed.items()} == {
+        name: part_state(place) for name, (_, place) in listed.items()
+    }
+    assert all(time for (_, time), _ in listed.values())
 
 
 def test_a_shard_in_a_store_that_is_rewritten_at_its_size_is_embedded_again(

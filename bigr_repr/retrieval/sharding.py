@@ -197,10 +197,12 @@ def _is_built(
     except (OSError, ValueError):
         return False
     codes = _codes(dataset, only, binarizer, layer, keep)
+    now = DataSource.of(codes.data, codes.data.rows_of_files)
     fitted = None if isinstance(binarizer, str) else binarizer.to_safetensors()
     stored = None if codes.layer is None else vectors
     return (
-        held.source == DataSource.of(codes.data, codes.data.rows_of_files)
+        held.source is not None
+        and held.source.still(now)
         and held.provenance == codes.provenance
         and (held.binarizer and held.binarizer.to_safetensors()) == fitted
         and _as_asked(folder, held.settings, settings)

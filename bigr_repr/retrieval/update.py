@@ -24,6 +24,7 @@ from bigr_repr.retrieval.index.folder import FolderReader
 from bigr_repr.retrieval.index.folder_writer import FolderWriter, writing
 from bigr_repr.retrieval.index.growth import FolderState, grow
 from bigr_repr.retrieval.index.hamming import HammingIndex
+from bigr_repr.retrieval.index.settings import IndexSettings
 from bigr_repr.retrieval.index.shard_list import (
     changing_shards,
     is_sharded,
@@ -102,7 +103,7 @@ def _update(folder: Path, dataset: PathLike | None, add: Sequence[PathLike], own
             if state.has_room(len(plan.gone), new) and reader.can_grow():
                 grow(writer, reader, state.gaps.places(plan.gone), plan.read(state.vectors), plan.source)
             else:
-                _write_anew(writer, HammingIndex.load(folder), plan)
+                _write_anew(writer, HammingIndex.load(folder), plan, state.asked)
     kept = state.source.rows - len(plan.gone)
     return Updated(kept=kept, read=new, dropped=len(plan.gone), files=sum(part.rows > 0 for part in plan.new))
 
@@ -130,7 +131,7 @@ def remove_images(index: PathLike, ids: Sequence[str] | Sequence[int]) -> tuple[
         removed = opened.remove(ids)
         written = RowWriter(writer)
         written.append(opened.rows)
-        written.commit(opened.parts)
+        written.commit(opened.parts, state.asked if len(opened) else None)
         return removed, len(opened)
 
 
@@ -281,7 +282,8 @@ def _opened(state: FolderState, folder: str, only: Collection[str]) -> DataCodes
 # ---- doing it
 
 
-def _write_anew(writer: FolderWriter, old: HammingIndex, plan: _UpdatePlan) -> None:
+def _write_anew(writer: FolderWriter, old: HammingIndex, plan: _UpdatePlan, asked: IndexSettings | None) -> None:
+    """Write all rows of the plan. asked: the settings to record; an emptied index forgets them with its own."""
     old.rows.verify()
     rows, kept = RowWriter(writer), np.delete(np.arange(len(old)), plan.gone)
     if not len(kept) and not any(part.rows for part in plan.new):
@@ -295,4 +297,4 @@ def _write_anew(writer: FolderWriter, old: HammingIndex, plan: _UpdatePlan) -> N
         rows.append(batch)
     mapped = rows.mapped()
     rows_of = np.concatenate([kept, np.full(len(mapped) - len(kept), -1)])
-    rows.commit(old.moved(mapped, rows_of, plan.source).parts)
+    rows.commit(old.moved(mapped, rows_of, plan.source).parts, asked)

@@ -50,7 +50,6 @@ class HttpFile(io.RawIOBase):
         super().__init__()
         self._url, self._name, self._place = url, name or without_password(url), 0
         self._whole: bytes | None = None
-        self._modified: str | None = None
 
     def readable(self) -> bool:
         return True
@@ -70,19 +69,25 @@ class HttpFile(io.RawIOBase):
     def size(self) -> int:
         """In bytes."""
         with self._answer("bytes=0-0") as answer:
-            self._modified = answer.headers["Last-Modified"]
             if answer.status == 206:
-                return int(answer.headers["Content-Range"].rpartition("/")[2])
+                return _total(answer)
             self._whole = answer.read()
         return len(self._whole)
 
     def info(self) -> Any:
-        """Its size, and when it was last modified as mtime_ns, 0 if the server does not say."""
+        """Its size, and when it was last modified as mtime_ns, 0 if the server does not say.
+
+        The content is read only if the server does not say how long it is.
+        """
         from email.utils import parsedate_to_datetime
 
-        size, seconds = self.size, 0.0
+        with self._answer("bytes=0-0") as answer:
+            modified = answer.headers["Last-Modified"]
+            size = _total(answer) if answer.status == 206 else answer.length
+            size = len(answer.read()) if size is None else size
+        seconds = 0.0
         with suppress(ValueError):
-            seconds = parsedate_to_datetime(self._modified).timestamp() if self._modified else 0.0
+            seconds = parsedate_to_datetime(modified).timestamp() if modified else 0.0
         return SimpleNamespace(is_file=True, type=None, size=size, mtime_ns=int(seconds) * 10**9)
 
     def readinto(self, buffer: Any) -> int:
@@ -145,3 +150,8 @@ class HttpFile(io.RawIOBase):
             if attempt == _ATTEMPTS - 1 or isinstance(getattr(failure, "reason", None), ConnectionRefusedError):
                 break
         raise ConnectionError(f"{self._name}: the server does not answer ({failure})") from failure
+
+
+def _total(answer: HTTPResponse) -> int:
+    """Size in bytes of the file of which the answer is a piece."""
+    return int(answer.headers["Content-Range"].rpartition("/")[2])

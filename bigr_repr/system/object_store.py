@@ -53,6 +53,11 @@ class _Status(NamedTuple):
     st_size: int
     st_mtime_ns: int
 
+    @classmethod
+    def of(cls, info: Any) -> _Status:
+        """Of a file system's report. Microseconds: pyarrow rounds times of listed objects to 256 ns, and others not."""
+        return cls(info.size, round(info.mtime_ns or 0, -3))
+
 
 class ObjectPath(os.PathLike[str]):
     """A URL with the methods of pathlib.Path that this package uses, with the same meaning.
@@ -159,11 +164,11 @@ class ObjectPath(os.PathLike[str]):
         return self.read_bytes().decode(encoding)
 
     def stat(self) -> _Status:
-        """Its size as st_size, and its time of writing as st_mtime_ns, 0 if the store does not report it."""
+        """Its size as st_size, and its time of writing as st_mtime_ns, to the microsecond, 0 if the store has none."""
         info = self._info()
         if not info.is_file:
             raise FileNotFoundError(f"{self._url}: no such object")
-        return _Status(info.size, info.mtime_ns or 0)
+        return _Status.of(info)
 
     def exists(self) -> bool:
         """Whether there is such an object, or there are objects below."""
@@ -225,7 +230,7 @@ class ObjectPath(os.PathLike[str]):
         from pyarrow.fs import FileSelector
 
         found = self._ask(lambda: self.filesystem.get_file_info(FileSelector(self.key, allow_not_found=True)))
-        return ((info.base_name, _Status(info.size, info.mtime_ns or 0)) for info in found if info.is_file)
+        return ((info.base_name, _Status.of(info)) for info in found if info.is_file)
 
     def _without_name(self) -> Iterator[tuple[str, int | None]]:
         """Objects at any depth below an empty name in this folder."""

@@ -93,7 +93,7 @@ class _Lines:
 
     def _say(self, what: str, text: str, now: float) -> None:
         self._said[what] = self._last = now
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, markup=False)
 
 
 @contextmanager
@@ -136,8 +136,8 @@ def bench_progress() -> Iterator[Callable[[str, int, int], None]]:
         with _lines(console) as lines:
             yield lines.tell
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    name = TextColumn("{task.description}", markup=False)
+    with Progress(name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:

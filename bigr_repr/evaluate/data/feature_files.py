@@ -62,13 +62,15 @@ def open_features(path: PathLike, labels: PathLike | None = None) -> FeatureSet:
     label per line; names, integers, booleans or whole floats (NaN: no label). None: an array or column `label`,
     `labels`, `target` … of the same file.
 
-    Raises FileNotFoundError, or ValueError that names the file, for anything else.
+    Raises FileNotFoundError, or ValueError that names the file, for anything else, and for no rows.
     """
     file, name = _split(path)
     arrays = read_arrays(file)
     features = _pick(file, arrays, name, _FEATURES, _is_features)
     if features is None:
         raise ValueError(f"{file} holds no features: numbers (n, D) or (n, N, D) are needed, it holds {arrays.words()}")
+    if not len(features):
+        raise ValueError(f"{path} holds 0 rows of features, {features.shape}; save at least one, one per image")
     found = _labels_in(labels) if labels is not None else _pick(file, arrays, "", _LABELS, _is_label, only_named=True)
     numbers, names = (None, ()) if found is None else _numbered(found, labels or file)
     if numbers is not None and len(numbers) != len(features):
@@ -126,7 +128,8 @@ def _labels_in(path: PathLike) -> NDArray[Any]:
 
 
 def _is_features(array: NDArray[Any]) -> bool:
-    return array.ndim in (2, 3) and 0 not in array.shape[1:] and array.dtype.kind in "biuf"
+    wide = 0 not in array.shape[1:] or not len(array)  # lists have no width where there is no row
+    return array.ndim in (2, 3) and wide and array.dtype.kind in "biuf"
 
 
 def _is_label(array: NDArray[Any]) -> bool:

@@ -17,7 +17,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True, eq=False)
 class Labeled:
-    """Features (n, D) as given, and labels (n,) int64; `name` is used in messages."""
+    """Features (n, D) as given, and labels (n,) int64. name: of their side, in messages; "" if there is only one."""
 
     name: str
     features: NDArray[Any]
@@ -33,17 +33,26 @@ def labeled(name: str, features: ArrayLike, labels: ArrayLike | None) -> Labeled
     Raises ValueError for other shapes or types, no rows, different numbers of rows, or features that are not finite,
     or not in float32, in which all measures compute.
     """
+    side = f"{name}: " if name else ""
     if labels is None:
-        raise ValueError(f"{name}: there are no labels; use class folders, or a Parquet file with a column label")
+        raise ValueError(f"{side}there are no labels; use class folders, or a Parquet file with a column label")
     x, y = np.asarray(features), np.asarray(labels)
     if x.ndim != 2 or 0 in x.shape or x.dtype.kind not in "biuf":
-        raise ValueError(f"{name} features have shape {x.shape} and dtype {x.dtype}; expected numbers (n, D), n >= 1")
+        raise ValueError(
+            f"{_said(name, 'features')} have shape {x.shape} and dtype {x.dtype}; expected numbers (n, D), n >= 1"
+        )
     if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise ValueError(f"{name} labels have shape {y.shape} and dtype {y.dtype}; expected whole numbers (n,)")
+        raise ValueError(
+            f"{_said(name, 'labels')} have shape {y.shape} and dtype {y.dtype}; expected whole numbers (n,)"
+        )
     if len(x) != len(y):
-        raise ValueError(f"{name}: {len(x)} rows of features but {len(y)} labels; give one label per row")
+        raise ValueError(f"{side}{len(x)} rows of features but {len(y)} labels; give one label per row")
     check_finite(name, x, np.arange(len(x)))
     return Labeled(name, x, y.astype(np.int64))
+
+
+def _said(name: str, what: str) -> str:
+    return f"{name} {what}" if name else what
 
 
 def check_finite(name: str, features: NDArray[Any], rows: NDArray[np.int64]) -> None:
@@ -53,14 +62,14 @@ def check_finite(name: str, features: NDArray[Any], rows: NDArray[np.int64]) -> 
     bad = np.flatnonzero(~np.isfinite(features.sum(axis=1, dtype=np.float64)))
     if len(bad):
         raise ValueError(
-            f"{name} features: {len(bad)} of {len(rows)} rows are not finite (the first is row {rows[bad].min()}); "
-            "leave those rows out, or extract them again in float32"
+            f"{_said(name, 'features')}: {len(bad)} of {len(rows)} rows are not finite "
+            f"(the first is row {rows[bad].min()}); leave those rows out, or extract them again in float32"
         )
     most = float(np.finfo(np.float32).max)
     if features.dtype.itemsize > 4 and len(bad := np.flatnonzero(_largest(features) > most)):
         raise ValueError(
-            f"{name} features: {len(bad)} of {len(rows)} rows hold numbers above {most:.2g}, float32's largest "
-            f"(the first is row {rows[bad].min()}); scale the features down, or leave those rows out"
+            f"{_said(name, 'features')}: {len(bad)} of {len(rows)} rows hold numbers above {most:.2g}, float32's "
+            f"largest (the first is row {rows[bad].min()}); scale the features down, or leave those rows out"
         )
 
 
@@ -78,8 +87,8 @@ def check_lengths(data: Labeled) -> None:
     bad = long[np.linalg.norm(data.features[long].astype(np.float64), axis=1) > limit]
     if len(bad):
         raise ValueError(
-            f"{data.name} features: {len(bad)} of {len(data)} rows are longer than {limit:.2g}, whose square float32 "
-            f"cannot hold (the first is row {bad[0]}); scale the features down, or leave those rows out"
+            f"{_said(data.name, 'features')}: {len(bad)} of {len(data)} rows are longer than {limit:.2g}, whose square "
+            f"float32 cannot hold (the first is row {bad[0]}); scale the features down, or leave those rows out"
         )
 
 

@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bigr_repr.evaluate.data.labeled import check_lengths, labeled
+from bigr_repr.evaluate.data.labeled import Labeled, check_lengths, labeled
 
-__all__ = ["Structure", "cluster_accuracy", "rank_me", "structure"]
+__all__ = ["Structure", "cluster_accuracy", "rank_me", "structure", "structure_of"]
 
 _PAIRS: Final = 200_000
 _RESTARTS: Final = 5
@@ -49,11 +49,15 @@ def structure(features: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Struc
 
     Raises ValueError for features and labels that do not fit, a single class, or a seed outside 0..2**31 - 1.
     """
+    return structure_of(labeled("", features, labels), seed=seed)
+
+
+def structure_of(data: Labeled, *, seed: int) -> Structure:
+    """`structure` of features whose side messages name."""
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed={seed} must lie in 0..{2**31 - 1}")
-    data = labeled("test", features, labels)
     check_lengths(data)
     classes, truth = np.unique(data.labels, return_inverse=True)
     if len(classes) < 2:

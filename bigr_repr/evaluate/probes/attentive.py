@@ -226,7 +226,7 @@ def _result(
     seed: int,
 ) -> LinearProbe:
     rate = options.rates[chosen]
-    edge = edge_of("rate", rate, scores, len(options.rates))
+    edge = edge_of("rate", rate, scores, options.rates)
     held_out = None if math.isnan(scores[rate]) else scores[rate]
     return LinearProbe(
         top1=accuracy(ranked, truth, 1), top5=accuracy(ranked, truth, 5), interval=bootstrap(ranked[:, 0] == truth),

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["edge_of", "warn_of_edges"]
 
 _log = logging.getLogger(__name__)
 
 
-def edge_of(name: str, chosen: float, scores: Mapping[float, float], count: int) -> str | None:
-    """A note if a value chosen from a grid of `count` is its smallest or largest.
+def edge_of(name: str, chosen: float, scores: Mapping[float, float], grid: Sequence[float]) -> str | None:
+    """A note if a value chosen from a grid is its smallest or largest.
 
-    scores: of the tried values, larger is better.
+    scores: of the tried values, larger is better. grid: may name a value twice.
     """
-    tried = sorted(scores)
+    tried, count = sorted(scores), len(set(grid))
     if count == 1 or chosen not in (tried[0], tried[-1]) or (chosen == tried[-1] and len(tried) < count):
         return None
     end, neighbor = ("smallest", tried[1]) if chosen == tried[0] else ("largest", tried[-2])

@@ -74,7 +74,7 @@ class LogisticRegression:
 
     Columns of x should be standardized; they may be dependent or outnumber the rows. Works on x's device and in its
     dtype (float32 or float64). Memory besides x: initially a centered sample of max(8192, 4 D) rows, a few D x D
-    matrices, 30 times the parameters, and 16 MB of logits.
+    matrices, 30 times the parameters, and 16 MB of logits; three times as much while a fit goes on in float64.
     """
 
     def __init__(self, x: Tensor, y: Tensor, classes: int) -> None:
@@ -82,8 +82,8 @@ class LogisticRegression:
         self._axes: dict[torch.dtype, tuple[Tensor, Tensor, Tensor]] = {}
 
     def fit(self, C: float, start: LogisticFit | None = None, *, tolerance: float = 1e-7) -> LogisticFit:  # noqa: N803
-        """The optimum for inverse penalty `C`, in at most 500 passes over the data, and 500 more in float64 if float32
-        does not suffice; logs a warning if these do not either.
+        """The optimum for inverse penalty `C`, in about 500 passes over the data at most, and as many in float64 if
+        float32 does not suffice; logs a warning if these do not either.
 
         tolerance: stop when Newton's decrement falls below this fraction of the loss, or of its difference from the
         loss of guessing, whichever is smaller. start: an initial fit, such as that of the previous penalty on a path.

@@ -78,7 +78,7 @@ def train_logreg(
                 x = standardize(train.features, scaling, device)
                 problem = LogisticRegression(x, class_indices(train.labels, classes, device), len(classes))
             ranked[choice.C] = _ranked(problem.fit(choice.C, choice.fit), test, scaling, device)
-        edge = edge_of("C", choice.C, choice.scores, len(values)) if choice.scores else None
+        edge = edge_of("C", choice.C, choice.scores, values) if choice.scores else None
         found = Trained(
             ranked=ranked[choice.C], settings={"C": choice.C}, held_out_top1=choice.held_out_top1, edge=edge
         )

@@ -80,7 +80,7 @@ def multi_label_probe(
     choice = f"C={chosen:g} given" if held is None else f"C from {len(grid)} values by mAP on a held-out fifth"
     return MultiLabelProbe(
         map=value, interval=_interval(scores, test_labels), by_class=by_class, C=chosen, held_out_map=held,
-        edge=edge_of("C", chosen, tried, len(values)) if tried else None,
+        edge=edge_of("C", chosen, tried, values) if tried else None,
         n_train=len(x), n_test=len(z), n_features=x.shape[1],
         protocol=f"a logistic regression a class on standardized features, L2 penalty, to its optimum by L-BFGS; "
         f"{choice}; fitted on all {len(x)} training images; mAP over classes, in percent",

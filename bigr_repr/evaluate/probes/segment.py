@@ -86,7 +86,7 @@ def segment_probe(
     return SegmentProbe(
         miou=miou, interval=_interval(counts, seed), iou_by_class=by_class, C=chosen, held_out_miou=held,
         pixel_accuracy=float(100 * counts[:, 0].sum() / max(1, counts[:, 2].sum())),
-        edge=edge_of("C", chosen, tried, len(values)) if tried else None,
+        edge=edge_of("C", chosen, tried, values) if tried else None,
         n_train=len(train_tokens), n_test=len(test_tokens), n_features=train_tokens.shape[2], grid=(side, side),
         protocol=f"linear head on {side} x {side} standardized tokens: multinomial logistic regression of their most "
         f"frequent class, to its optimum, on at most {_TOKENS} tokens; {choice}; logits enlarged bilinearly to "

@@ -57,7 +57,7 @@ def train_sgd(
                 ranked = final.ranked(test, place, s, min(5, len(classes)))[0].cpu().numpy()
                 rate = protocol.rates[int(choice[place, s])]
                 scores = dict(zip(protocol.rates, accuracy[place, s].tolist(), strict=True))
-                edge = None if split is None else edge_of("rate", rate, scores, len(protocol.rates))
+                edge = None if split is None else edge_of("rate", rate, scores, protocol.rates)
                 held_out = None if split is None else scores[rate]
                 found = Trained(
                     ranked=ranked, settings={"rate": rate}, held_out_top1=held_out,

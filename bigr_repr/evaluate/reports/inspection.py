@@ -31,7 +31,7 @@ def plane(features: ArrayLike, method: str = "pca", *, seed: int = 0) -> NDArray
     Raises ValueError for an unknown method, fewer than 4 rows or 2 columns, or features that are too large or the same
     for every image; ImportError if UMAP is not installed.
     """
-    given = labeled("features", features, np.zeros(len(np.asarray(features)), np.int64))
+    given = labeled("", features, np.zeros(len(np.asarray(features)), np.int64))
     check_lengths(given)
     x = given.features.astype(np.float32)
     if method not in MAPS:

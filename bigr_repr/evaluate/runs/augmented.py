@@ -52,9 +52,9 @@ def bench_augmented(
 ) -> list[BenchRow]:
     """A linear probe by gradient descent on augmented images: a row per layer; those of one width train in one run.
 
-    Every epoch passes all training images through the network, in memory. epochs: instead of the protocol's, with the
-    same fraction of warm-up. Rates are chosen on a held-out fifth, which a single rate does not need. Otherwise as
-    `bench`; settings.protocol must not be logreg.
+    Every epoch of a run passes all training images through the network, in memory. epochs: instead of the protocol's,
+    with the same fraction of warm-up. Rates are chosen on a held-out fifth, which a single rate does not need.
+    Otherwise as `bench`; settings.protocol must not be logreg.
 
     Raises ValueError for features instead of images or heads that diverged, and as `bench`.
     """
@@ -70,15 +70,16 @@ def bench_augmented(
         condition=settings.condition,
     )  # fmt: skip
     total = protocol.steps(len(data.train))[0] // -(-len(data.train) // protocol.batch) or 1
+    groups = _by_width(plain)
 
-    def features(views: list[View], epoch: int) -> Tensor:
-        on_progress("epochs", epoch, total)
-        return _cropped(representation, data.train, views, settings, epoch)
+    def features(group: int, epoch: int) -> Tensor:
+        on_progress("epochs", group * total + epoch, len(groups) * total)
+        return _cropped(representation, data.train, groups[group], settings, epoch)
 
     rows: dict[View, BenchRow] = {}
-    for views in _by_width(plain):
-        rows |= _rows(plain, views, functools.partial(features, views), protocol, settings)
-    on_progress("epochs", total, total)
+    for group, views in enumerate(groups):
+        rows |= _rows(plain, views, functools.partial(features, group), protocol, settings)
+    on_progress("epochs", len(groups) * total, len(groups) * total)
     return with_edge_noted([rows[view] for view in plain.train])
 
 
@@ -161,7 +162,7 @@ def _trained(
     shown = {each: max(score, 0.0) for each, score in scores.items()}
     return Trained(
         ranked=ranked[number].cpu().numpy(), settings={"rate": rate}, held_out_top1=shown.get(rate),
-        edge=edge_of("rate", rate, shown, len(protocol.rates)) if shown else None,
+        edge=edge_of("rate", rate, shown, protocol.rates) if shown else None,
     )  # fmt: skip
 
 

@@ -17,13 +17,13 @@ from typing import Any
 
 from bigr_repr.evaluate.data.splits import BenchData, Part
 from bigr_repr.evaluate.metrics.label_retrieval import Collection, RetrievalRow, label_retrieval
-from bigr_repr.evaluate.probes.edges import warn_of_edges
 from bigr_repr.evaluate.probes.knn import Knn, knn
 from bigr_repr.evaluate.probes.linear_probe import C_GRID, LinearProbe, linear_probes
 from bigr_repr.evaluate.probes.protocols import LOGREG
 from bigr_repr.evaluate.representations.base import View
 from bigr_repr.evaluate.runs import best_layer
 from bigr_repr.evaluate.runs.extraction import BenchFeatures, BenchSettings, Layers, OnProgress, features_of
+from bigr_repr.evaluate.runs.settings import every_block
 
 __all__ = [
     "BenchRow",
@@ -78,8 +78,8 @@ def bench(
     layers: block numbers, negative from the end, "mid", or "best", the block that an earlier sweep of this model found
     on the same training images; a tuple concatenates their features. Empty: the representation's default, or with the
     protocol "dinov2" the grid of its published run (the last block, and the last four). None: every block, in one pass
-    over the images, after which the best one is remembered. model: None for the default model, or if `data` already
-    contains features.
+    over the images, after which the best one is remembered; ("all",): the same, but refused where there are no
+    blocks. model: None for the default model, or if `data` already contains features.
 
     Raises ValueError or FileNotFoundError in one line, before anything is extracted, for what cannot be measured.
     """
@@ -95,7 +95,7 @@ def bench(
         for view in features.train
     ]  # fmt: skip
     best = chosen_row(rows)
-    if layers is None and best is not None:
+    if every_block(layers) and best is not None:
         _remember(best, data.train, settings)
     return with_edge_noted(rows)
 
@@ -168,7 +168,7 @@ def with_edge_noted(rows: list[BenchRow]) -> list[BenchRow]:
     best, said = chosen_row(rows), unmeasured_neighbor(rows) if len(rows) > 1 else None
     if said is None or best is None or best.probe is None:
         return rows
-    warn_of_edges(f"{best.representation} on {best.dataset}", [said])
+    _log.warning("%s on %s: %s; measure it too, or every block (--layer all)", best.representation, best.dataset, said)
     probe = dataclasses.replace(best.probe, edges=(*best.probe.edges, said))
     return [dataclasses.replace(row, probe=probe) if row is best else row for row in rows]
 

@@ -30,7 +30,7 @@ from bigr_repr.evaluate.runs.features import (
     seen_in_training,
     with_tokens,
 )
-from bigr_repr.evaluate.runs.settings import BenchSettings, Layers, OnProgress
+from bigr_repr.evaluate.runs.settings import BenchSettings, Layers, OnProgress, every_block
 from bigr_repr.evaluate.runs.stored import check_embeddings, check_features, read_embeddings, read_features
 from bigr_repr.system.devices import choose_device
 
@@ -164,7 +164,9 @@ def _views(representation: Representation, wanted: Wanted) -> tuple[list[View], 
 
 def _named_views(representation: Representation, wanted: Wanted) -> tuple[list[View], dict[str, Any]]:
     settings, layers, reading = wanted.settings, wanted.layers, wanted.settings.reading
-    if layers is None:
+    if layers is None or every_block(layers):
+        if layers is not None:
+            representation.layer_index(0)  # raises where there are no blocks
         return representation.views(range(representation.layers), reading), {}
     if not layers and settings.protocol == DINOV2:
         return representation.official_views(reading), {}

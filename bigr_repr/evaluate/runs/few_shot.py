@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from bigr_repr.evaluate.data.labeled import labeled
 from bigr_repr.evaluate.data.splits import BenchData, Part
-from bigr_repr.evaluate.metrics.clustering import Structure, structure
+from bigr_repr.evaluate.metrics.clustering import Structure, structure_of
 from bigr_repr.evaluate.metrics.interval import Interval, over_seeds
 from bigr_repr.evaluate.probes.linear_probe import linear_probe
 from bigr_repr.evaluate.representations.base import View
@@ -134,7 +135,8 @@ def bench_clusters(
     rows = []
     for done, (view, values) in enumerate(features.test.items()):
         on_progress("clusters", done, len(features.test))
-        found = structure(view.numbers(values), data.test.labels, seed=settings.seeds[0])
+        test = labeled("test", view.numbers(values), data.test.labels)
+        found = structure_of(test, seed=settings.seeds[0])
         rows.append(StructureRow(representation=features.representation, view=view, found=found, facts=features.facts))
     on_progress("clusters", len(rows), len(rows))
     return rows

@@ -14,12 +14,18 @@ from bigr_repr.evaluate.representations.base import ALL_POOLS, Reading
 from bigr_repr.evaluate.runs.cache import default_cache
 from bigr_repr.features.condition import NO_CONDITION, FeatureCondition
 
-__all__ = ["BenchSettings", "Layers", "OnProgress"]
+__all__ = ["ALL", "BenchSettings", "Layers", "OnProgress", "every_block"]
 
+ALL: Final = "all"  # blocks
 MOST_SEED: Final = 2**31 - 1  # as all generators take
 BOUNDS: Final = (1e-30, 1e38)  # of C and rates, which float32 holds
 OnProgress = Callable[[str, int, int], None]
 Layers = Sequence[int | str | tuple[int | str, ...]]
+
+
+def every_block(layers: Layers | None) -> bool:
+    """Whether all blocks are wanted: None, of whatever has any; "all", which is refused where a number would be."""
+    return layers is None or list(layers) == [ALL]
 
 
 def check_numbers(rates: Sequence[float], C: Sequence[float], batch: int | None) -> None:  # noqa: N803

@@ -31,6 +31,7 @@ from bigr_repr.evaluate.runs.features import (
     seen_in_training,
     with_tokens,
 )
+from bigr_repr.evaluate.runs.settings import every_block
 from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.features.pools import NONE
 
@@ -156,7 +157,8 @@ def _stored_views(wanted: Wanted, embeddings: EmbeddingSet) -> list[View]:
             raise ValueError(f"{embeddings.folder} holds no codes; embed with codes (bigr-repr embed --codes)")
         return [View(item="codes", n_bits=embeddings.n_bits)]
     held = embeddings.layers
-    layers = ["+".join(map(str, layer)) if isinstance(layer, tuple) else layer for layer in wanted.layers or held]
+    named = held if every_block(wanted.layers) else wanted.layers or held
+    layers = ["+".join(map(str, layer)) if isinstance(layer, tuple) else layer for layer in named]
     found = best_layer.recall(
         layers, wanted.settings.cache, embeddings.provenance["weights_sha256"], wanted.settings.pool_key,
         model=embeddings.provenance["model"], train=wanted.data.train, dataset=wanted.data.name,

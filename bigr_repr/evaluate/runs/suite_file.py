@@ -33,13 +33,12 @@ from bigr_repr.checkpoints.catalog import DEFAULT_MODEL
 from bigr_repr.evaluate.data.splits import BenchData, open_data, short_name, transfer
 from bigr_repr.evaluate.probes.protocols import LOGREG
 from bigr_repr.evaluate.representations.base import VECTOR_POOLS
-from bigr_repr.evaluate.runs.settings import BenchSettings
+from bigr_repr.evaluate.runs.settings import ALL, BenchSettings
 from bigr_repr.features.condition import FeatureCondition
 from bigr_repr.images.parquet import USUAL_COLUMNS, Columns
 
 __all__ = ["ALL", "Suite", "SuiteData", "SuiteModel", "read_suite"]
 
-ALL: Final = "all"
 _NAMED: Final = ("mid", "best")  # blocks
 _MOST_SEEDS: Final = 1000
 _NAME_BYTES: Final = 200

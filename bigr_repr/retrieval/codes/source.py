@@ -105,6 +105,13 @@ class DataSource:
         """The first row of each part in the index, and the total number of rows."""
         return list(accumulate((part.held for part in self.parts), initial=0))
 
+    def still(self, now: DataSource) -> bool:
+        """Whether these are the same rows of the same files, in order; times count where both are known."""
+        return (self.folders, len(self.parts)) == (now.folders, len(now.parts)) and all(
+            mine.still((its.size, its.time)) and mine._replace(time=its.time) == its
+            for mine, its in zip(self.parts, now.parts, strict=True)
+        )
+
     def place_of(self, row: int) -> tuple[str, DataFile, int]:
         """The data set and part of a row of the index, and its place among the part's held rows."""
         number = int(np.searchsorted(self.starts, row, "right")) - 1

@@ -38,10 +38,12 @@ _FEW: Final = 1024  # new rows that are always allowed
 class FolderState:
     """A folder's state from its manifest. gaps: in its stored rows. covered: rows in the approximate index.
 
-    columns: names of kept columns; vectors: their dtype, None if there are none.
+    columns: names of kept columns; vectors: their dtype, None if there are none. asked: the settings that its build was
+    given, if recorded; `settings` has those that the build chose.
     """
 
     settings: IndexSettings
+    asked: IndexSettings | None
     provenance: dict[str, Any] | None
     source: DataSource | None
     binarizer: Binarizer | None
@@ -55,8 +57,10 @@ class FolderState:
         """The state of a folder.  Raises ValueError for a damaged one."""
         stored = reader.field("count", int)
         vectors = reader.field("vectors", dict, optional=True)
+        asked = reader.field("asked", dict, optional=True)
         return cls(
             settings=IndexSettings.from_dict(reader.field("settings", dict)),
+            asked=None if asked is None else IndexSettings.from_dict(asked),
             provenance=parse_provenance(reader.field("origin", dict, optional=True)),
             source=read_source(reader, stored), binarizer=read_binarizer(reader, reader.field("n_bits", int)),
             gaps=read_gaps(reader) or Gaps(np.empty(0, np.int64), stored), covered=covered_rows(reader),

@@ -63,7 +63,8 @@ def augmented_probe(
 ) -> None:
     """Train the linear probe of mae, mage or dinov2 on random crops, drawn anew in every epoch.
 
-    This is the published protocol; it takes a pass through the network per epoch. Rates are chosen on a held-out part.
+    This is the published protocol; it takes a pass through the network per epoch and width of features, of which
+    dinov2's grid has up to four. Rates are chosen on a held-out part.
     """
     settings, blocks = o.settings_of(features, probing, running), features.blocks
     data = source.open(running.seed, limit=limits.limit, test_limit=limits.test_limit)

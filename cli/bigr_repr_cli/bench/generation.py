@@ -54,6 +54,9 @@ class Judge:
         o.Pooling, typer.Option(help="How a block's tokens become one vector, as in bench linear-probe.")
     ] = o.Pooling.avg
 
+    def __post_init__(self) -> None:
+        o.check_named(self.model)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Captioned:
@@ -104,6 +107,7 @@ def _opened(sources: list[str], image_column: str) -> ImageSet | FeatureSet:
 def _pictures(sources: list[str], image_column: str) -> ImageSet:
     """Pictures. Errors of files that may hold features say how these are given."""
     from bigr_repr.datasets import open_images
+    from bigr_repr.images.formats import ImageError
     from bigr_repr.images.parquet import Columns
 
     if arrays := [source for source in sources if Path(source).suffix == ".npy"]:
@@ -111,9 +115,11 @@ def _pictures(sources: list[str], image_column: str) -> ImageSet:
     try:
         return open_images(sources, train=False, columns=Columns(image=image_column))
     except ValueError as error:
-        if not (files := [source for source in sources if Path(source).suffix in (".npz", ".parquet")]):
+        tables = (source for source in sources if Path(source).suffix in (".npz", ".parquet"))
+        if not (files := [source for source in tables if str(error).startswith(source)]):
             raise
-        raise ValueError(f"{error}; if {files[0]} holds features, give features:{files[0]}") from error
+        said = f"{error}; if {files[0]} holds features, give features:{files[0]}"
+        raise ImageError(error.kind, said) if isinstance(error, ImageError) else ValueError(said) from error
 
 
 def _scores(agreement: dict[str, Any]) -> dict[str, str | float]:

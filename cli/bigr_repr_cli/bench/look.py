@@ -102,6 +102,7 @@ def cka(
     as_json: Json = False,
 ) -> None:
     """Draw how similar the blocks of one or two models are: linear CKA on the test images, 1 if identical."""
+    o.check_named(other, "--other")
     o.check_picture(out, ".png", ".svg")
     settings = o.settings_of(network, running)
     data = source.open(running.seed, test_limit=test_limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -66,7 +67,7 @@ class NetworkOptions:
     read_with: ReadWith
 
     def __post_init__(self) -> None:
-        _check_named(self.model)
+        check_named(self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +77,9 @@ class OneBlock(NetworkOptions):
     layer: Annotated[
         list[str],
         typer.Option(
-            help="Block to measure, counted from 0: 12; -1 (the last); mid; best (as bench layers found it on the same "
-            r"images); 4+8: both concatenated \[default: 12, or the last if there are fewer]."
+            help="Block to measure, counted from 0: 12; -1 (the last); mid; best (as bench layers, or linear-probe "
+            "--layer all, found it on the same images); 4+8: both concatenated "
+            r"\[default: 12, or the last if there are fewer]."
         ),
     ] = ()  # type: ignore[assignment]
 
@@ -108,9 +110,10 @@ class Blocks(NetworkOptions):
     layer: Annotated[
         list[str],
         typer.Option(
-            help="Blocks to measure, counted from 0: 12; -1 (the last); mid; best (as bench layers found it on the "
-            r"same images); several: 4,8; concatenated: 4+8; all. May be repeated \[default: 12, or the last if there "
-            "are fewer; with --protocol dinov2 the last, and the last four; for embeddings, all stored]."
+            help="Blocks to measure, counted from 0: 12; -1 (the last); mid; best (as bench layers, or linear-probe "
+            "--layer all, found it on the same images); several: 4,8; concatenated: 4+8; all. May be repeated "
+            r"\[default: 12, or the last if there are fewer; with --protocol dinov2 the last, and the last four; for "
+            "embeddings, all stored]."
         ),
     ] = ()  # type: ignore[assignment]
     codes: Annotated[bool, typer.Option("--codes", help="Measure the tokenizer's bits instead of hidden states.")] = (
@@ -118,8 +121,8 @@ class Blocks(NetworkOptions):
     )
 
     @property
-    def blocks(self) -> list[Any] | None:
-        """All that are named; None for every one."""
+    def blocks(self) -> list[Any]:
+        """All that are named."""
         return several_blocks(self.layer)
 
 
@@ -144,11 +147,11 @@ class TokenBlocks:
     ] = ()  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        _check_named(self.model)
+        check_named(self.model)
 
     @property
-    def blocks(self) -> list[Any] | None:
-        """All that are named; None for every one."""
+    def blocks(self) -> list[Any]:
+        """All that are named."""
         return several_blocks(self.layer, ("mid",))
 
 
@@ -263,10 +266,10 @@ def settings_of(*groups: Any) -> BenchSettings:
     return BenchSettings(**{field.name: values[field.name] for field in fields(BenchSettings) if field.name in values})
 
 
-def _check_named(model: str | None) -> None:
+def check_named(model: str | None, option: str = "--model") -> None:
     """Raises BadParameter for "", as an unset variable of the shell gives: the default would be measured unnoticed."""
     if model is not None and not model.strip():
-        raise typer.BadParameter("the name is empty; leave the option out for the default", param_hint="--model")
+        raise typer.BadParameter("the name is empty; leave the option out for the default", param_hint=option)
 
 
 def parse_blocks(values: list[str], names: tuple[str, ...] = NAMES) -> list[Any]:
@@ -278,10 +281,13 @@ def parse_blocks(values: list[str], names: tuple[str, ...] = NAMES) -> list[Any]
     return found
 
 
-def several_blocks(values: list[str], names: tuple[str, ...] = NAMES) -> list[Any] | None:
-    """The blocks that an option names; None for "all", which stands alone. Raises BadParameter."""
-    if list(values) == [_ALL]:
-        return None
+def several_blocks(values: list[str], names: tuple[str, ...] = NAMES) -> list[Any]:
+    """The blocks that an option names, or "all" alone. Raises BadParameter."""
+    if _ALL in re.split(r"[\s,+]+", " ".join(values)):
+        if len(values) > 1 or values[0].strip() != _ALL:
+            wanted = f"{','.join(values)!r}: {_ALL} stands alone, for every block; leave out the others, or {_ALL}"
+            raise typer.BadParameter(wanted, param_hint="--layer")
+        return [_ALL]
     return parse_blocks(values, names) if values else []
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bigr_repr_cli.bench.options import Format
 
@@ -82,13 +83,14 @@ def emit(form: Format, sheet: Sheet, record: Mapping[str, Any], *, head: str = "
 
 
 def _drawn(sheet: Sheet) -> Table:
-    heads, *lines = sheet.texts("..")
+    """The table; `Text` keeps brackets in names, which rich would take for its markup."""
+    heads, *lines = ([Text(cell) for cell in line] for line in sheet.texts(".."))
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(heads[0], overflow="fold")  # wraps where the table is too wide, so that numbers stay whole
     for heading in heads[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
     for number, (first, *cells) in enumerate(lines):
-        table.add_row(first + (" ←" if number == sheet.best else ""), *cells)
+        table.add_row(first.append(" ←" if number == sheet.best else ""), *cells)
     return table
 
 

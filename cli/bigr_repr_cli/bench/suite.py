@@ -35,6 +35,9 @@ class Changes:
         int | None, typer.Option(min=1, help=r"Maximum number of test images \[default: the file's].")
     ] = None
 
+    def __post_init__(self) -> None:
+        o.check_named(self.model)
+
 
 @flattened
 def command(

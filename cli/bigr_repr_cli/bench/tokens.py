@@ -40,6 +40,7 @@ def command(
 
     Within a column, similar colors mean similar states, across all images.
     """
+    o.check_named(model)
     o.check_picture(out, ".png", ".svg")
     layers = parse_layers(list(layer))
     try:
