@@ -54,9 +54,7 @@ def bench_generation(
         representation = open_representation(model or judge(), device=settings.device, seed=settings.seeds[0])
         extractor, sides = _extracted(representation, parts, settings, layer, on_progress)
         record = representation.record
-    found = generation_quality(
-        *sides, extractor=extractor, k=k, device=settings.device, fid=bool(record.get("fid"))
-    )  # fmt: skip
+    found = generation_quality(*sides, extractor=extractor, k=k, device=settings.device, fid=bool(record.get("fid")))
     return found, {"model": record, "pool": settings.pool, "machine": describe_machine()}
 
 

@@ -126,12 +126,12 @@ def few_shot(
     test_limit: d.TestLimit = None,
 ) -> None:
     """Train the linear probe on a few images of each class, drawn several times."""
-    settings, blocks, numbers = o.settings_of(features, running), features.blocks, parse_numbers(shots, "--shots")
+    settings = dataclasses.replace(o.settings_of(features, running), C=(penalty,))
+    blocks, numbers = features.blocks, parse_numbers(shots, "--shots")
     data = source.open(running.seed, limit=limit, test_limit=test_limit)
     from bigr_repr.evaluate.runs.few_shot import bench_few_shot
     from bigr_repr_cli.bench.report import print_few_shot
 
-    settings = dataclasses.replace(settings, C=o.parse_rates(str(penalty), "--C"))
     with bench_progress() as on_progress:
         rows = bench_few_shot(
             features.model, data, settings, shots=numbers, draws=draws, layers=blocks, on_progress=on_progress
